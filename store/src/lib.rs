@@ -1,1 +1,2 @@
-//! Troika.
+//! Troika's replicated store.
+pub mod raft;

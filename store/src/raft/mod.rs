@@ -1,0 +1,2 @@
+//! Consensus: many commands from many callers become one log.
+pub mod network;
