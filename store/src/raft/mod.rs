@@ -1,2 +1,4 @@
 //! Consensus: many commands from many callers become one log.
+pub mod error;
 pub mod network;
+pub mod status;
