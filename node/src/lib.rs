@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Troika's node: executors, the JSON-RPC gateway, and a whole cluster in one process.
+
+pub mod store_client;
