@@ -1,3 +1,4 @@
 //! Troika's node: executors, the JSON-RPC gateway, and a whole cluster in one process.
 
+pub mod execution;
 pub mod store_client;
