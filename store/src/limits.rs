@@ -1,0 +1,1 @@
+//! Every bound of the store, with its unit.
