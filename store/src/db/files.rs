@@ -88,7 +88,10 @@ impl DiskFiles {
     pub fn create(directory: &Path) -> io::Result<Self> {
         if !directory.is_dir() {
             fs::create_dir_all(directory)?;
-            if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            if let Some(parent) = directory
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+            {
                 File::open(parent)?.sync_all()?;
             }
         }
@@ -158,7 +161,10 @@ impl Files for DiskFiles {
     }
 
     fn open(&self, name: &str) -> io::Result<Backend> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path(name))?;
         Ok(Backend(Box::new(DiskFile(file))))
     }
 

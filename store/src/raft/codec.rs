@@ -19,7 +19,9 @@ use openraft::EntryPayload;
 use prost::Message;
 use troika_proto::log::v1 as wire;
 
-use super::types::{Entry, LogId, MemberNode, Membership, SnapshotMeta, StoredMembership, Vote, log_id};
+use super::types::{
+    Entry, LogId, MemberNode, Membership, SnapshotMeta, StoredMembership, Vote, log_id,
+};
 use crate::state::Batch;
 
 /// Bytes before an entry's body.
@@ -55,9 +57,10 @@ pub fn encode_entry(entry: &Entry) -> Bytes {
     let (kind, body) = match &entry.payload {
         EntryPayload::Blank => (BLANK, Bytes::new()),
         EntryPayload::Normal(batch) => (BATCH, batch.encode()),
-        EntryPayload::Membership(membership) => {
-            (MEMBERSHIP, membership_to_wire(membership).encode_to_vec().into())
-        }
+        EntryPayload::Membership(membership) => (
+            MEMBERSHIP,
+            membership_to_wire(membership).encode_to_vec().into(),
+        ),
     };
     let mut bytes = BytesMut::with_capacity(ENTRY_HEAD_BYTES + body.len());
     bytes.put_u8(kind);
@@ -177,7 +180,10 @@ fn membership_to_wire(membership: &Membership) -> wire::Membership {
                 ids: ids.iter().copied().collect(),
             })
             .collect(),
-        members: membership.nodes().map(|(id, node)| member_to_wire(*id, node)).collect(),
+        members: membership
+            .nodes()
+            .map(|(id, node)| member_to_wire(*id, node))
+            .collect(),
     }
 }
 
@@ -186,7 +192,7 @@ fn member_to_wire(id: u64, node: &MemberNode) -> wire::MemberNode {
         id,
         peer_addr: node.peer_addr.clone(),
         client_addr: node.client_addr.clone(),
-        incarnation: node.incarnation.to_vec(),
+        incarnation: Bytes::copy_from_slice(&node.incarnation),
         max_feature_level: node.max_feature_level,
     }
 }
@@ -201,6 +207,7 @@ fn membership_from_wire(message: wire::Membership) -> Result<Membership, Unreada
     for member in message.members {
         let incarnation = member
             .incarnation
+            .as_ref()
             .try_into()
             .map_err(|_| unreadable("a membership", "an incarnation is not 16 bytes"))?;
         let node = MemberNode {

@@ -4,7 +4,9 @@ use std::fmt;
 
 use openraft::{
     EntryPayload,
-    type_config::alias::{CommittedLeaderIdOf, EntryOf, LeaderIdOf, LogIdOf, StoredMembershipOf, VoteOf},
+    type_config::alias::{
+        CommittedLeaderIdOf, EntryOf, LeaderIdOf, LogIdOf, StoredMembershipOf, VoteOf,
+    },
 };
 
 use crate::{
@@ -43,7 +45,13 @@ pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>
 
 /// The id of the entry `index` of `leader` in `term`.
 pub fn log_id(term: u64, leader: u64, index: u64) -> LogId {
-    LogId::new(LeaderId { term, node_id: leader }, index)
+    LogId::new(
+        LeaderId {
+            term,
+            node_id: leader,
+        },
+        index,
+    )
 }
 
 /// What the members know of one of them. Stands in the membership, so in the log.
