@@ -1,0 +1,4 @@
+//! The door for users: Ethereum JSON-RPC in front of a cluster.
+
+pub mod limits;
+pub mod mempool;
