@@ -1,5 +1,14 @@
-//! Troika's node: executors, the JSON-RPC gateway, and a whole cluster in one process.
+//! Troika's node: what a process of `troika-node` does.
+//!
+//! Execution is pure (a block's transactions and a view of the state in, an outcome out); everything around it talks to
+//! the store over gRPC alone. Only [`dev`] and [`replay`] link `troika-store`, to start members in their own process,
+//! and even they speak to those members over loopback gRPC.
 
+pub mod cli;
+pub mod dev;
 pub mod execution;
+pub mod follow;
 pub mod gateway;
+pub mod load;
+pub mod replay;
 pub mod store_client;

@@ -1,0 +1,415 @@
+//! The command line of `troika-node`: what can be asked for, and nothing of how it is done.
+
+use crate::load::Load;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use troika_proto::LockRule;
+use troika_proto::limits::{MAX_NAME_CHARS, MAX_SEAL_AFTER_MS, MAX_SHARDS};
+
+/// Most executors of one shard that `dev` and `replay` start.
+pub const MAX_EXECUTORS: u32 = 5;
+
+/// Executors, the JSON-RPC gateway, and a whole cluster in one process.
+#[derive(Debug, Parser)]
+#[command(name = "troika-node", version, propagate_version = true)]
+pub struct Cli {
+    /// What is logged to standard error, for instance `info` or `troika_node=debug`.
+    #[arg(long, global = true, value_name = "FILTER", env = "TROIKA_LOG")]
+    pub log: Option<String>,
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs a whole cluster in this process: members, executors, a gateway, and a load if asked.
+    Dev(DevArgs),
+    /// Feeds blocks of Ethereum's mainnet through such a cluster and compares with sequential execution.
+    Replay(ReplayArgs),
+    /// Races for shards: takes pending transactions, executes, proposes, and publishes what was accepted.
+    Executor(ExecutorArgs),
+    /// Serves Ethereum's JSON-RPC and hands transactions to the executors.
+    Gateway(GatewayArgs),
+    /// Prints what an executor's feed sends, and checks it.
+    Follow(FollowArgs),
+    /// Prints a development chain's genesis, for `troikactl init`.
+    Genesis(GenesisArgs),
+    /// Measures.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+/// `troika-node dev`.
+#[derive(Clone, Debug, Args)]
+pub struct DevArgs {
+    /// Shards of a block.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
+    pub shards: u32,
+    /// Executors of every shard.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_EXECUTORS)))]
+    pub executors: u32,
+    /// Members of the store.
+    #[arg(long, default_value = "3", value_parser = members)]
+    pub members: u32,
+    /// Time that a block collects transactions before what there is is proposed, for instance `1s` or `200ms`.
+    #[arg(long, default_value = "1s", value_parser = block_time)]
+    pub block_time: Duration,
+    /// Stops after this many blocks, with every transaction of the load included.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub blocks: Option<u64>,
+    /// Load: `demo` (a gentle mix), `none`, `max` (as fast as the cluster takes it), or transactions a second.
+    #[arg(long, default_value = "demo")]
+    pub load: Load,
+    /// Keeps the chain in this folder across runs. Without it the chain ends with the process.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where JSON-RPC is served (HTTP and WebSocket).
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8545")]
+    pub rpc: SocketAddr,
+    /// Prints one JSON object a block, and one for the summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `troika-node replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// Gzipped JSON, one block each: `block`, `pre_state`, `codes`, `block_hashes`.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Shards of a block.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
+    pub shards: u32,
+    /// Executors of every shard.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_EXECUTORS)))]
+    pub executors: u32,
+    /// Members of the store.
+    #[arg(long, default_value = "3", value_parser = members)]
+    pub members: u32,
+    /// Whether a balance that only rises takes a lock.
+    #[arg(long, value_enum, default_value_t = Locks::Commuting)]
+    pub locks: Locks,
+    /// How transactions are grouped into shards.
+    #[arg(long, value_enum, default_value_t = PolicyName::Writes)]
+    pub policy: PolicyName,
+    /// Prints one JSON object a block, and one for the total.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The lock rule, as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Locks {
+    /// Credits commute.
+    Commuting,
+    /// Every balance change locks the account.
+    Strict,
+}
+
+impl From<Locks> for LockRule {
+    fn from(locks: Locks) -> Self {
+        match locks {
+            Locks::Commuting => Self::Commuting,
+            Locks::Strict => Self::Strict,
+        }
+    }
+}
+
+/// The grouping policies, as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PolicyName {
+    /// By what a transaction is likely to write.
+    Writes,
+    /// By connected components of (sender, recipient).
+    Components,
+    /// By sender.
+    Sender,
+}
+
+/// How to reach the store.
+#[derive(Clone, Debug, Args)]
+pub struct StoreArgs {
+    /// The members' client addresses, separated by commas.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "URLS", value_parser = url)]
+    pub store: Vec<String>,
+}
+
+/// `troika-node executor`.
+#[derive(Clone, Debug, Args)]
+pub struct ExecutorArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
+    /// The shards to race for, first and last, for instance `0-3`.
+    #[arg(long, value_name = "A-B", value_parser = shard_range)]
+    pub shards: ShardRange,
+    /// Where the feed and the pool are served.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Name in the races; must differ between executors. Default: `executor-` and the port.
+    #[arg(long, value_parser = name)]
+    pub name: Option<String>,
+    /// Serve on other addresses than loopback without TLS.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Serves Prometheus metrics here.
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+}
+
+/// `troika-node gateway`.
+#[derive(Clone, Debug, Args)]
+pub struct GatewayArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
+    /// The executors' addresses, separated by commas.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "URLS", value_parser = url)]
+    pub executors: Vec<String>,
+    /// Where JSON-RPC is served (HTTP and WebSocket).
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8545")]
+    pub rpc: SocketAddr,
+    /// Name toward the executors; must differ between gateways. Default: `gateway-` and the port.
+    #[arg(long, value_parser = name)]
+    pub name: Option<String>,
+    /// How transactions are grouped into shards.
+    #[arg(long, value_enum, default_value_t = PolicyName::Writes)]
+    pub policy: PolicyName,
+    /// Serve on other addresses than loopback without TLS.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Serves Prometheus metrics here.
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+}
+
+/// `troika-node follow`.
+#[derive(Clone, Debug, Args)]
+pub struct FollowArgs {
+    /// The executor whose feed to follow.
+    #[arg(long, value_name = "URL", value_parser = url)]
+    pub from: String,
+    /// The shards to ask for, first and last, for instance `0-3`.
+    #[arg(long, value_name = "A-B", value_parser = shard_range)]
+    pub shards: ShardRange,
+    /// First round to print. Default: from now on.
+    #[arg(long, value_name = "ROUND", default_value_t = 0)]
+    pub from_round: u64,
+    /// Stops after this round.
+    #[arg(long, value_name = "ROUND")]
+    pub to_round: Option<u64>,
+    /// Gives up when the feed cannot be reached for this long.
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub patience: Duration,
+    /// Prints one JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `troika-node genesis`.
+#[derive(Clone, Debug, Args)]
+pub struct GenesisArgs {
+    /// Shards of a block.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
+    pub shards: u32,
+    /// Time that a block collects transactions before what there is is proposed.
+    #[arg(long, default_value = "1s", value_parser = block_time)]
+    pub block_time: Duration,
+}
+
+/// `troika-node bench`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Per block: sequential execution against the slowest shard's path, and what hashing and diffs cost beside it.
+    Execute(BenchExecuteArgs),
+}
+
+/// `troika-node bench execute`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchExecuteArgs {
+    /// Files as `replay` takes them.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Shards of a block.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
+    pub shards: u32,
+    /// Prints one JSON object a block.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Shard indices, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardRange {
+    /// The lowest.
+    pub first: u32,
+    /// The highest.
+    pub last: u32,
+}
+
+fn shard_range(text: &str) -> Result<ShardRange, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let index = |text: &str| match text.parse::<u32>() {
+        Ok(index) if index < MAX_SHARDS => Ok(index),
+        Ok(index) => Err(format!(
+            "shard {index} is out of range, the highest is {}",
+            MAX_SHARDS - 1
+        )),
+        Err(_) => Err("expected the first and the last shard, for instance 0-3".to_owned()),
+    };
+    let (first, last) = (index(first)?, index(last)?);
+    if first > last {
+        return Err(format!(
+            "the first shard ({first}) is above the last ({last})"
+        ));
+    }
+    Ok(ShardRange { first, last })
+}
+
+fn members(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count @ (1 | 3 | 5)) => Ok(count),
+        _ => Err("expected 3 or 5, or 1 for a store that survives nothing".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        _ => {
+            return Err("expected a number with its unit, for instance 500ms, 1s or 2m".to_owned());
+        }
+    };
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| format!("`{digits}` is not a number"))?;
+    Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
+}
+
+fn block_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    // Sealing may take twice the block time, and has a limit of its own.
+    let most = Duration::from_millis(MAX_SEAL_AFTER_MS / 2);
+    if time > most {
+        return Err(format!("the limit is {}s", most.as_secs()));
+    }
+    Ok(time)
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let url = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let parsed: tonic::transport::Uri =
+        url.parse().map_err(|error| format!("`{text}`: {error}"))?;
+    match parsed.port_u16() {
+        Some(_) => Ok(url),
+        None => Err(format!("`{text}` has no port, expected HOST:PORT")),
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    troika_proto::wire::check_name("name", text)
+        .map(|()| text.to_owned())
+        .map_err(|_| format!("expected 1 to {MAX_NAME_CHARS} characters of [A-Za-z0-9._:-]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, String> {
+        Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn dev_has_the_defaults_that_the_readme_relies_on() {
+        let Ok(Cli {
+            command: Command::Dev(args),
+            ..
+        }) = parse("troika-node dev --blocks 20")
+        else {
+            panic!("not parsed");
+        };
+        assert_eq!((args.shards, args.executors, args.members), (4, 3, 3));
+        assert_eq!(args.block_time, Duration::from_secs(1));
+        assert_eq!(args.blocks, Some(20));
+        assert_eq!(args.load, Load::Demo);
+        assert_eq!(args.rpc.to_string(), "127.0.0.1:8545");
+    }
+
+    #[test]
+    fn bad_arguments_are_refused_with_what_was_expected() {
+        for (line, expected) in [
+            ("troika-node dev --bloks 3", "--bloks"),
+            ("troika-node dev --shards 0", "1..="),
+            ("troika-node dev --members 2", "3 or 5"),
+            ("troika-node dev --executors 6", "1..=5"),
+            ("troika-node dev --block-time 5", "unit"),
+            ("troika-node dev --block-time 2h", "unit"),
+            ("troika-node dev --block-time 100m", "limit"),
+            ("troika-node dev --load quick", "demo"),
+            ("troika-node dev --blocks 0", "blocks"),
+            ("troika-node replay", "<FILE>"),
+            ("troika-node replay x --locks loose", "commuting"),
+            (
+                "troika-node executor --store 127.0.0.1 --shards 0 --listen 127.0.0.1:1",
+                "port",
+            ),
+            (
+                "troika-node executor --store 127.0.0.1:1 --shards 3-1 --listen 127.0.0.1:1",
+                "above the last",
+            ),
+            (
+                "troika-node executor --store 127.0.0.1:1 --shards 0-20000 --listen 127.0.0.1:1",
+                "16383",
+            ),
+            ("troika-node gateway --store 127.0.0.1:1", "--executors"),
+            ("troika-node follow --from 127.0.0.1:1", "--shards"),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn urls_may_leave_out_the_scheme() {
+        let line = "troika-node executor --store 127.0.0.1:1,http://127.0.0.1:2 --shards 2 --listen 127.0.0.1:3";
+        let Ok(Cli {
+            command: Command::Executor(args),
+            ..
+        }) = parse(line)
+        else {
+            panic!("not parsed");
+        };
+        assert_eq!(
+            args.store.store,
+            ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+        );
+        assert_eq!(args.shards, ShardRange { first: 2, last: 2 });
+    }
+
+    #[test]
+    fn durations_carry_their_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert!(duration("-1s").is_err());
+    }
+}

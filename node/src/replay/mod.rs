@@ -1,0 +1,3 @@
+//! `troika-node replay`: real mainnet blocks through a cluster, compared with sequential execution.
+
+pub mod measure;
