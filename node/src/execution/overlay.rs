@@ -225,6 +225,35 @@ impl<V: StateView> Overlay<V> {
         }
     }
 
+    /// Judges the beneficiary's lock in the newest transaction's `changes` as if it had not been paid its `fee`.
+    pub(super) fn forget_fee(
+        &self,
+        changes: &mut [Change],
+        beneficiary: Address,
+        fee: U256,
+        rule: LockRule,
+    ) {
+        let Some(now) = self.accounts.get(&beneficiary).map(|e| e.now) else {
+            return;
+        };
+        let unpaid = Account {
+            balance: now.balance.saturating_sub(fee),
+            ..now
+        };
+        for change in changes {
+            if let Change::Account {
+                address,
+                before,
+                locks: changed,
+                ..
+            } = change
+                && *address == beneficiary
+            {
+                *changed = locks(before, &unpaid, rule);
+            }
+        }
+    }
+
     /// True if the shard, as it stands, takes the lock on `key`.
     pub(super) fn is_locked(&self, key: &LockKey, rule: LockRule) -> bool {
         self.accounts
