@@ -15,6 +15,10 @@
 //!    what came after.
 //! 5. [`execute_shard`] runs somebody's shard in its exact order: for checking, and for the losers' second execution.
 //!
+//! Beside that: [`call`], [`estimate_gas`], [`create_access_list`] and [`trace()`] for JSON-RPC; [`mainnet`] reads real
+//! blocks; [`sequential`] executes them as Ethereum does, for comparison; [`groups`] says how far they can be cut into
+//! shards.
+//!
 //! This module never knows who asks: no rounds, no store, no locks held, no peers.
 
 mod builder;
@@ -26,6 +30,7 @@ pub mod mainnet;
 mod overlay;
 mod rules;
 pub mod sequential;
+mod simulate;
 mod trace;
 mod transaction;
 mod verify;
@@ -36,6 +41,9 @@ pub use cache::{MAX_RECOVERY_THREADS, RecoveryCache, recover_all};
 pub use evm::warm_up;
 pub use invalid::Invalid;
 pub use rules::Rules;
+pub use simulate::{
+    AccessListOutcome, CALL_GAS_CAP, CallError, CallOutcome, call, create_access_list, estimate_gas,
+};
 pub use trace::{GethDebugTracingOptions, GethTrace, Place, TraceError, trace, trace_shard};
 pub use transaction::{Envelope, Transaction, TxError};
 pub use verify::{ExecutionError, execute_shard};

@@ -4,9 +4,9 @@
 //! commit answers what it changed, so that it can be taken back.
 
 use super::invalid::Invalid;
-use super::view::{Account, Code, StateView, Unavailable};
+use super::view::{Account, Code, StateView, Unavailable, code_of};
 use alloy_primitives::map::{AddressMap, B256Map, HashMap, HashSet};
-use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256};
+use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
 use revm::state::{AccountInfo, EvmState};
 use revm::{Database, DatabaseRef};
 use std::collections::BTreeMap;
@@ -252,6 +252,33 @@ impl<V: StateView> Overlay<V> {
                 *changed = locks(before, &unpaid, rule);
             }
         }
+    }
+
+    /// Puts other things in an account's place, as if the parent had them: for calls on a state that never was.
+    pub(super) fn replace(
+        &mut self,
+        address: Address,
+        change: impl FnOnce(&mut Account),
+        code: Option<Bytes>,
+        clear_storage: bool,
+        slots: impl Iterator<Item = (U256, U256)>,
+    ) -> Result<(), Unavailable> {
+        self.basic(address)?;
+        let Some(entry) = self.accounts.get_mut(&address) else {
+            return Ok(());
+        };
+        change(&mut entry.now);
+        if let Some(code) = code {
+            let code = code_of(code);
+            entry.now.code_hash = code.hash_slow();
+            self.codes.insert(entry.now.code_hash, code);
+        }
+        entry.fresh |= clear_storage;
+        for (key, now) in slots {
+            let parent = now;
+            entry.slots.insert(key, Slot { parent, now });
+        }
+        Ok(())
     }
 
     /// True if the shard, as it stands, takes the lock on `key`.
