@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "troika/v1/feed.proto",
         "troika/member/v1/member.proto",
         "troika/log/v1/log.proto",
+        "troika/record/v1/record.proto",
     ];
     let descriptors = protox::compile(files, ["."])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);

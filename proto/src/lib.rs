@@ -54,5 +54,13 @@ pub mod log {
     }
 }
 
+/// What the records of a checkpoint hold.
+#[allow(missing_docs, clippy::all)]
+pub mod record {
+    pub mod v1 {
+        tonic::include_proto!("troika.record.v1");
+    }
+}
+
 /// The encoded descriptors of all `.proto` files, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -11,7 +11,7 @@ use openraft::{
 
 use crate::{
     runtime::Runtime,
-    state::{Batch, Decision},
+    state::{Answer, Batch},
 };
 
 openraft::declare_raft_types!(
@@ -75,7 +75,7 @@ impl fmt::Display for MemberNode {
 
 /// The decisions on an entry's commands, in their order. Empty for an entry that is no batch.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Decisions(pub Vec<Decision>);
+pub struct Decisions(pub Vec<Answer>);
 
 impl fmt::Display for Decisions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
