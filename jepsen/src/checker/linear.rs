@@ -1,0 +1,175 @@
+//! Linearizability of each (round, shard) as a write-once register, with porcupine.
+//!
+//! The search blows up where many outcomes are unknown, so a slot with more than [`MAX_UNKNOWN`] of them is left to the
+//! revision checker, which needs no search.
+
+use super::{Facts, Finding, Slot};
+use crate::history::{Entry, Kind, Op, Outcome};
+use alloy_primitives::B256;
+use porcupine_rs::{CheckResult, Model, Operation, check_operations_timeout};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// Most calls of unknown outcome that a slot may have for the search to be worth it.
+const MAX_UNKNOWN: usize = 8;
+/// Most calls of one slot.
+const MAX_CALLS: usize = 400;
+/// How long one slot's search may take.
+const SEARCH_LIMIT: Duration = Duration::from_secs(5);
+
+/// A call on a write-once register and what it answered.
+#[derive(Clone, Debug)]
+enum Call {
+    /// Submitted `mine`; the register then held this.
+    Decide { mine: B256, then: Option<B256> },
+    /// A linearizable read.
+    Read(Option<B256>),
+    /// Sealed with the shard undecided: the register may have been filled.
+    Fill(B256),
+}
+
+#[derive(Clone, Debug)]
+struct Register;
+
+impl Model for Register {
+    type State = Option<B256>;
+    type Op = Call;
+    type Metadata = u64;
+
+    fn init() -> Self::State {
+        None
+    }
+
+    fn step(state: &Self::State, call: &Call) -> (bool, Self::State) {
+        match call {
+            // Of unknown outcome: decides if nothing was decided.
+            Call::Decide { mine, then: None } => (true, state.or(Some(*mine))),
+            Call::Decide {
+                mine,
+                then: Some(then),
+            } => match state {
+                Some(held) => (held == then, *state),
+                None => (mine == then, Some(*mine)),
+            },
+            Call::Read(seen) => (seen == state, *state),
+            Call::Fill(hash) => match state {
+                Some(held) => (held == hash, *state),
+                None => (true, Some(*hash)),
+            },
+        }
+    }
+}
+
+/// Checks every slot that enough is known about.
+pub fn check(history: &[Entry], facts: &Facts) -> Vec<Finding> {
+    let mut slots: BTreeMap<Slot, Vec<Operation<Register>>> = BTreeMap::new();
+    let mut unknown: HashMap<Slot, usize> = HashMap::new();
+    let mut open: HashMap<u64, (u64, Slot, B256)> = HashMap::new();
+    let add = |slots: &mut BTreeMap<Slot, Vec<_>>, slot, from: u64, to: i64, op, entry| {
+        slots.entry(slot).or_default().push(Operation {
+            client_id: None,
+            call_time: from as i64,
+            return_time: to,
+            op,
+            metadata: Some(entry),
+        });
+    };
+    for entry in history {
+        let invoked = facts.invoked.get(&entry.index).copied();
+        let to = entry.index as i64;
+        match (&entry.op, entry.kind) {
+            (Op::Submit(s), Kind::Invoke) => {
+                open.insert(entry.process, (entry.index, (s.round, s.shard), s.hash));
+            }
+            (Op::Submit(s), Kind::Ok) => {
+                open.remove(&entry.process);
+                if let Some(Outcome::Winner { winner, .. }) = &s.outcome {
+                    let call = if winner.executor.is_empty() {
+                        Call::Fill(winner.hash)
+                    } else if winner.hash == s.hash {
+                        Call::Decide {
+                            mine: s.hash,
+                            then: Some(winner.hash),
+                        }
+                    } else {
+                        Call::Read(Some(winner.hash))
+                    };
+                    let from = invoked.unwrap_or(entry.index);
+                    add(&mut slots, (s.round, s.shard), from, to, call, entry.index);
+                }
+            }
+            (Op::Submit(_), Kind::Fail) => {
+                open.remove(&entry.process);
+            }
+            (Op::Get(g), Kind::Ok) if g.linearizable => {
+                let Some(seen) = &g.seen else { continue };
+                let from = invoked.unwrap_or(entry.index);
+                for (shard, winner) in &seen.winners {
+                    let call = if winner.executor.is_empty() {
+                        Call::Fill(winner.hash)
+                    } else {
+                        Call::Read(Some(winner.hash))
+                    };
+                    add(&mut slots, (g.round, *shard), from, to, call, entry.index);
+                }
+                let known = facts.claims.range((g.round, 0)..=(g.round, u32::MAX));
+                for (slot, _) in known {
+                    if seen.winners.iter().all(|(shard, _)| *shard != slot.1) {
+                        add(&mut slots, *slot, from, to, Call::Read(None), entry.index);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    // What never completed may still take effect, at any later time.
+    for (from, slot, mine) in open.into_values() {
+        *unknown.entry(slot).or_default() += 1;
+        let call = Call::Decide { mine, then: None };
+        add(&mut slots, slot, from, i64::MAX, call, from);
+    }
+    let mut findings = Vec::new();
+    for ((round, shard), calls) in slots {
+        let doubtful = unknown.get(&(round, shard)).copied().unwrap_or(0);
+        if calls.len() > MAX_CALLS || doubtful > MAX_UNKNOWN {
+            continue;
+        }
+        if trivially_linear(&calls) {
+            continue;
+        }
+        if check_operations_timeout(&calls, SEARCH_LIMIT) == CheckResult::Illegal {
+            let entries = calls.iter().filter_map(|c| c.metadata).collect();
+            findings.push(Finding::new(
+                "linear/register",
+                format!("round {round} shard {shard}: no order of these calls is that of a write-once register"),
+                entries,
+            ));
+        }
+    }
+    findings
+}
+
+/// True if every call names the one winner and a call that decides it was asked no later than the first answer: then the
+/// order "that call first, then the others" is legal and no search is needed. (Most slots of a healthy run.)
+fn trivially_linear(calls: &[Operation<Register>]) -> bool {
+    let mut winner = None;
+    let mut first_answer = i64::MAX;
+    let mut first_decide = i64::MAX;
+    for call in calls {
+        let named = match &call.op {
+            Call::Decide { then: None, .. } => continue,
+            Call::Decide { then, .. } => *then,
+            Call::Read(Some(hash)) | Call::Fill(hash) => Some(*hash),
+            Call::Read(None) => return false,
+        };
+        if winner.is_some() && winner != named {
+            return false;
+        }
+        winner = named;
+        first_answer = first_answer.min(call.return_time);
+        if !matches!(call.op, Call::Read(_)) {
+            first_decide = first_decide.min(call.call_time);
+        }
+    }
+    winner.is_none() || first_decide <= first_answer
+}

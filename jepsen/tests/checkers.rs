@@ -1,0 +1,273 @@
+//! The checkers tested on histories whose truth is known: clean ones give no alarm, broken ones the right one.
+
+use alloy_primitives::B256;
+use troika_jepsen::checker::{self, Finding};
+use troika_jepsen::history::{Entry, Kind, Op, Outcome, WatchEvent};
+use troika_jepsen::synthetic::{Size, clean};
+
+const SMALL: Size = Size {
+    entries: 300,
+    clients: 6,
+    shards: 3,
+};
+
+#[test]
+fn clean_histories_give_no_alarm() {
+    // The suite's own run takes 10,000; a few hundred of them in every test run.
+    for seed in 0..400 {
+        let history = clean(seed, SMALL);
+        let findings = checker::safety(&history);
+        assert!(findings.is_empty(), "seed {seed}: {:#?}", &findings[..1]);
+    }
+}
+
+#[test]
+fn histories_survive_being_written_and_read() {
+    let history = clean(7, SMALL);
+    let mut bytes = Vec::new();
+    for entry in &history {
+        troika_jepsen::history::write(entry, &mut bytes).unwrap();
+    }
+    assert_eq!(troika_jepsen::history::read(&bytes[..]).unwrap(), history);
+    // Killed while writing: the torn last line is left out, a torn line before others is an error.
+    let torn = &bytes[..bytes.len() - 5];
+    assert_eq!(
+        troika_jepsen::history::read(torn).unwrap().len(),
+        history.len() - 1
+    );
+    let mut broken = bytes.clone();
+    broken[2] = b'#';
+    assert!(troika_jepsen::history::read(&broken[..]).is_err());
+}
+
+/// Breaks a clean history at the first entry where `mistake` applies, over several seeds, and wants `rule` to be found.
+fn caught(rule: &str, mut mistake: impl FnMut(&mut Vec<Entry>) -> bool) {
+    let mut applied = 0;
+    for seed in 0..40 {
+        let mut history = clean(seed, SMALL);
+        if !mistake(&mut history) {
+            continue;
+        }
+        applied += 1;
+        let findings: Vec<Finding> = checker::safety(&history);
+        assert!(
+            findings.iter().any(|f| f.rule.starts_with(rule)),
+            "seed {seed}: wanted {rule}, found {:#?}",
+            findings.iter().map(|f| &f.rule).collect::<Vec<_>>()
+        );
+        assert!(findings.iter().all(|f| !f.entries.is_empty()));
+    }
+    assert!(
+        applied >= 10,
+        "the mistake could be made in {applied} histories only"
+    );
+}
+
+fn winners(entry: &mut Entry) -> Option<&mut Outcome> {
+    match &mut entry.op {
+        Op::Submit(s) if entry.kind == Kind::Ok => s.outcome.as_mut(),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_loser_that_is_told_it_won_is_caught() {
+    caught("agreement/", |history| {
+        let lost = history.iter_mut().find_map(|e| match winners(e)? {
+            Outcome::Winner { won, .. } if !*won => Some(won),
+            _ => None,
+        });
+        lost.map(|won| *won = true).is_some()
+    });
+}
+
+#[test]
+fn a_second_winner_is_caught() {
+    caught("agreement/flip", |history| {
+        let mut seen = std::collections::HashSet::new();
+        for entry in history.iter_mut() {
+            let slot = match &entry.op {
+                Op::Submit(s) => (s.round, s.shard),
+                _ => continue,
+            };
+            if let Some(Outcome::Winner { winner, .. }) = winners(entry)
+                && !seen.insert(slot)
+            {
+                winner.hash = B256::repeat_byte(0xee);
+                return true;
+            }
+        }
+        false
+    });
+}
+
+#[test]
+fn a_feed_with_its_own_proposal_is_caught() {
+    caught("agreement/flip", |history| {
+        let shard = history.iter_mut().find_map(|e| match &mut e.op {
+            Op::Feed(f) => f.shard.as_mut(),
+            _ => None,
+        });
+        shard
+            .map(|(_, hash)| *hash = B256::repeat_byte(0xdd))
+            .is_some()
+    });
+}
+
+#[test]
+fn a_stale_undecided_is_caught() {
+    caught("", |history| {
+        // A linearizable read that forgets a winner.
+        let winners = history.iter_mut().find_map(|e| match &mut e.op {
+            Op::Get(g) if e.kind == Kind::Ok => g
+                .seen
+                .as_mut()
+                .filter(|s| s.winners.len() > 1)
+                .map(|s| &mut s.winners),
+            _ => None,
+        });
+        winners.map(|w| w.truncate(1)).is_some()
+    });
+}
+
+#[test]
+fn a_quorum_answer_from_the_past_is_caught() {
+    caught("revision/real-time", |history| {
+        let half = history.len() / 2;
+        let meta = history[half..].iter_mut().find_map(|e| match &mut e.op {
+            Op::Get(g) if e.kind == Kind::Ok => g.meta.as_mut(),
+            _ => None,
+        });
+        meta.map(|m| m.revision = 2).is_some()
+    });
+}
+
+#[test]
+fn two_shards_with_one_key_are_caught() {
+    caught("locks/exclude", |history| {
+        // Give an accepted proposal a key that another accepted shard of the round holds.
+        let mut holders: std::collections::HashMap<u64, (u32, String)> = Default::default();
+        let mut target = None;
+        for entry in history.iter() {
+            let Op::Submit(s) = &entry.op else { continue };
+            let Some(Outcome::Winner { won: true, .. }) = &s.outcome else {
+                continue;
+            };
+            match holders.get(&s.round) {
+                Some((shard, key)) if *shard != s.shard => {
+                    target = Some((s.round, s.shard, s.hash, key.clone()));
+                    break;
+                }
+                Some(_) => {}
+                None => {
+                    if let Some(key) = s.keys.first() {
+                        holders.insert(s.round, (s.shard, key.clone()));
+                    }
+                }
+            }
+        }
+        let Some((round, shard, hash, key)) = target else {
+            return false;
+        };
+        for entry in history.iter_mut() {
+            if let Op::Submit(s) = &mut entry.op
+                && (s.round, s.shard, s.hash) == (round, shard, hash)
+            {
+                s.keys.push(key.clone());
+            }
+        }
+        true
+    });
+}
+
+#[test]
+fn a_conflict_with_nobody_is_caught() {
+    caught("locks/holder", |history| {
+        let held = history.iter_mut().find_map(|e| match winners(e)? {
+            Outcome::Conflict(held) => held.first_mut(),
+            _ => None,
+        });
+        held.map(|h| h.key = "0xdead/1".to_owned()).is_some()
+    });
+}
+
+#[test]
+fn watches_that_skip_repeat_or_reorder_are_caught() {
+    fn events(history: &[Entry]) -> Vec<usize> {
+        let is_event = |e: &Entry| matches!(&e.op, Op::Watch(w) if w.watcher == 1 && w.event != WatchEvent::Progress);
+        (0..history.len())
+            .filter(|i| is_event(&history[*i]))
+            .collect()
+    }
+    fn renumber(history: &mut [Entry]) {
+        for (i, entry) in history.iter_mut().enumerate() {
+            entry.index = i as u64;
+        }
+    }
+    caught("watch/gap", |history| {
+        // Watcher 1 misses its third event; another watcher saw it.
+        let at = events(history);
+        let others = |id| {
+            history
+                .iter()
+                .any(|e| matches!(&e.op, Op::Watch(w) if w.watcher != 1 && w.id == id))
+        };
+        let Some(missed) = at
+            .iter()
+            .skip(2)
+            .rev()
+            .skip(1)
+            .find(|i| match &history[**i].op {
+                Op::Watch(w) => others(w.id),
+                _ => false,
+            })
+        else {
+            return false;
+        };
+        history.remove(*missed);
+        renumber(history);
+        true
+    });
+    caught("watch/order", |history| {
+        let at = events(history);
+        if at.len() < 3 {
+            return false;
+        }
+        let again = history[at[1]].clone();
+        history.push(again);
+        renumber(history);
+        true
+    });
+    caught("watch/order", |history| {
+        let at = events(history);
+        if at.len() < 4 {
+            return false;
+        }
+        let swapped = history[at[2]].op.clone();
+        history[at[2]].op = history[at[3]].op.clone();
+        history[at[3]].op = swapped;
+        true
+    });
+}
+
+#[test]
+fn a_round_opened_or_closed_twice_is_caught() {
+    caught("revision/", |history| {
+        // The last view of a closed round, where an earlier one shows it closed too.
+        let views = |e: &Entry| match &e.op {
+            Op::Get(g) if g.seen.as_ref().is_some_and(|s| s.closed_at > 0) => Some(g.round),
+            _ => None,
+        };
+        let mut seen = std::collections::HashSet::new();
+        let again = history
+            .iter_mut()
+            .find(|e| views(e).is_some_and(|round| !seen.insert(round)));
+        let Some(Op::Get(get)) = again.map(|e| &mut e.op) else {
+            return false;
+        };
+        get.seen.as_mut().is_some_and(|s| {
+            s.closed_at += 1;
+            true
+        })
+    });
+}
