@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod error;
+pub mod log_store;
 pub mod network;
 pub mod status;
 pub mod types;

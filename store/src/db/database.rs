@@ -1,0 +1,120 @@
+//! redb as this store uses it: made under a temporary name, small caches, and a checksum of ours in front of every value.
+//!
+//! redb trusts its pages when it reads them (it checks them only when it repairs after a crash), so every value is stored as
+//! the CRC-32C of its key and itself, followed by itself. A value under the wrong key does not pass either.
+
+use redb::{Builder, Database, StorageBackend};
+
+use super::{
+    error::DbError,
+    files::{Files, TEMPORARY},
+};
+
+/// Bytes of the checksum in front of every value.
+pub const CHECKSUM_BYTES: usize = 4;
+
+/// Appends the checksum of `key` and `value`, then `value`.
+pub fn seal_into(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(key), value);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    out.extend_from_slice(value);
+}
+
+/// The checksum of `key` and `value`, then `value`.
+pub fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(CHECKSUM_BYTES + value.len());
+    seal_into(&mut out, key, value);
+    out
+}
+
+/// The value behind its checksum, or None if the checksum is not that of `key` and the value.
+pub fn unseal<'a>(key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
+    let (checksum, value) = sealed.split_at_checked(CHECKSUM_BYTES)?;
+    let expected = crc32c::crc32c_append(crc32c::crc32c(key), value);
+    (checksum == expected.to_le_bytes()).then_some(value)
+}
+
+/// Makes the database `name`, filled by `fill`: complete or not at all.
+pub fn create(
+    files: &dyn Files,
+    name: &str,
+    cache_bytes: usize,
+    fill: impl FnOnce(&Database) -> Result<(), DbError>,
+) -> Result<(), DbError> {
+    let temporary = format!("{name}{TEMPORARY}");
+    let database = begin(files, &temporary, cache_bytes)?;
+    fill(&database)?;
+    close(&temporary, database)?;
+    files
+        .rename(&temporary, name)
+        .map_err(|error| DbError::io(name, "rename", &error))
+}
+
+/// A new database under the temporary name `name`.
+pub fn begin(files: &dyn Files, name: &str, cache_bytes: usize) -> Result<Database, DbError> {
+    let backend = files
+        .create(name)
+        .map_err(|error| DbError::io(name, "create", &error))?;
+    Builder::new()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(backend)
+        .map_err(|error| DbError::redb(name, "create", error))
+}
+
+/// Opens the database `name`, repairing it after a crash.
+pub fn open(files: &dyn Files, name: &str, cache_bytes: usize) -> Result<Database, DbError> {
+    let backend = files
+        .open(name)
+        .map_err(|error| DbError::io(name, "open", &error))?;
+    let len = backend
+        .len()
+        .map_err(|error| DbError::io(name, "measure", &error))?;
+    if len == 0 {
+        // redb would make a new database of it.
+        return Err(DbError::damaged(name, "the file", "it is empty"));
+    }
+    Builder::new()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(backend)
+        .map_err(|error| match error.into() {
+            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                DbError::damaged(name, "the file", error)
+            }
+            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                DbError::damaged(name, "the file", "it is cut short")
+            }
+            error => DbError::redb(name, "open", error),
+        })
+}
+
+/// Closes a database and says whether that worked.
+pub fn close(name: &str, database: Database) -> Result<(), DbError> {
+    database
+        .close()
+        .map_err(|error| DbError::redb(name, "close", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_changed_bit_or_another_key_is_noticed(
+            key in proptest::collection::vec(any::<u8>(), 0..40),
+            value in proptest::collection::vec(any::<u8>(), 0..200),
+            bit in any::<prop::sample::Index>(),
+        ) {
+            let mut sealed = seal(&key, &value);
+            prop_assert_eq!(unseal(&key, &sealed), Some(&value[..]));
+            let mut other = key.clone();
+            other.push(1);
+            prop_assert_eq!(unseal(&other, &sealed), None);
+            let bit = bit.index(sealed.len() * 8);
+            sealed[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(unseal(&key, &sealed), None);
+        }
+    }
+}

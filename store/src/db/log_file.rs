@@ -1,0 +1,445 @@
+//! The Raft log on disk: the file `log.redb`.
+//!
+//! | table | key | value (behind its checksum) | lifetime |
+//! |---|---|---|---|
+//! | `log` | index | the entry's bytes | until truncated or purged |
+//! | `meta` | `vote` | the member's vote | replaced |
+//! | `meta` | `committed` | id of the last entry known as committed; may lag | replaced |
+//! | `meta` | `purged` | index (8 bytes, little endian) and id of the last purged entry | replaced |
+//!
+//! Entries up to the purged index count as gone although some may still be in the file: removing them takes several commits.
+//!
+//! Appends, votes, truncations and purges go through one queue, in order, to [one writer](super::log_writer), which commits
+//! whatever has queued meanwhile with a single fsync and then calls the completions. This module knows indices and bytes; what
+//! an entry or an id means is its caller's business.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase, TableDefinition};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{
+    alarm::Alarm,
+    database::{self, unseal},
+    error::DbError,
+    files::Files,
+    log_sizes::Sizes,
+    log_writer,
+};
+use crate::{
+    limits::{LOG_CACHE_BYTES, LOG_COMMIT_BYTES, LOG_QUEUE_BYTES},
+    runtime::Runtime,
+};
+
+/// The file's name.
+pub const LOG: &str = "log.redb";
+
+pub(super) const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+pub(super) const VOTE: &str = "vote";
+pub(super) const COMMITTED: &str = "committed";
+pub(super) const PURGED: &str = "purged";
+
+/// Called once what was queued is on disk, or cannot be.
+pub type Done = Box<dyn FnOnce(Result<(), DbError>) + Send>;
+
+/// An entry: its index and its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// One more than the entry's before it.
+    pub index: u64,
+    /// Opaque here.
+    pub bytes: Bytes,
+}
+
+/// What the file held when it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The member's vote.
+    pub vote: Option<Bytes>,
+    /// Id of the last entry known as committed.
+    pub committed: Option<Bytes>,
+    /// Index and id of the last purged entry.
+    pub purged: Option<(u64, Bytes)>,
+    /// The last entry that is not purged.
+    pub last: Option<Record>,
+    /// How many entries there are.
+    pub entries: u64,
+}
+
+/// A change of the log, without its completion.
+#[derive(Debug)]
+pub(super) enum Change {
+    Append(Vec<Record>),
+    Vote(Bytes),
+    /// Removes this index and all after it.
+    TruncateFrom(u64),
+    Purge(u64, Bytes),
+}
+
+/// A change in the queue.
+pub(super) struct Queued {
+    pub(super) change: Change,
+    pub(super) bytes: usize,
+    pub(super) done: Option<Done>,
+    /// Its part of the queue's bound.
+    pub(super) _room: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Default)]
+pub(super) struct QueueState {
+    pub(super) changes: VecDeque<Queued>,
+    /// Written with the next commit, or after a while.
+    pub(super) committed: Option<Bytes>,
+    /// Why nothing is written any more.
+    pub(super) failed: Option<DbError>,
+    pub(super) closed: bool,
+    sizes: Sizes,
+}
+
+/// What waits for the writer.
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    pub(super) work: Notify,
+    room: Arc<Semaphore>,
+}
+
+impl Queue {
+    pub(super) fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().expect("no code panics while it holds the log's queue")
+    }
+
+    /// The next changes for one commit, as many as fit into it.
+    pub(super) fn take(&self) -> (Vec<Queued>, Option<Bytes>) {
+        let mut state = self.state();
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = state.changes.front() {
+            if !taken.is_empty() && bytes + next.bytes > LOG_COMMIT_BYTES {
+                break;
+            }
+            bytes += next.bytes;
+            taken.extend(state.changes.pop_front());
+        }
+        (taken, state.committed.take())
+    }
+
+    /// Nothing is written any more: whoever waits hears why.
+    pub(super) fn fail(&self, error: &DbError) {
+        let waiting = {
+            let mut state = self.state();
+            state.failed.get_or_insert_with(|| error.clone());
+            std::mem::take(&mut state.changes)
+        };
+        self.room.close();
+        for queued in waiting {
+            if let Some(done) = queued.done {
+                done(Err(error.clone()));
+            }
+        }
+    }
+}
+
+/// The database, and the directory's lock for as long as anybody uses it.
+pub(super) struct Opened {
+    pub(super) database: Database,
+    pub(super) _lock: Arc<dyn Send + Sync>,
+}
+
+/// Closes the queue when the last handle is gone.
+struct Handles(Arc<Queue>);
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        self.0.work.notify_one();
+    }
+}
+
+/// A handle to the log file. The writer ends when the last handle is dropped, after it has written what is queued.
+#[derive(Clone)]
+pub struct LogFile {
+    queue: Arc<Queue>,
+    opened: Arc<Opened>,
+    _handles: Arc<Handles>,
+}
+
+impl LogFile {
+    /// Makes an empty log: complete or not at all. Blocks.
+    pub fn create(files: &dyn Files) -> Result<(), DbError> {
+        database::create(files, LOG, LOG_CACHE_BYTES, |database| {
+            let fill = || -> Result<(), redb::Error> {
+                let transaction = database.begin_write()?;
+                transaction.open_table(ENTRIES)?;
+                transaction.open_table(META)?;
+                Ok(transaction.commit()?)
+            };
+            fill().map_err(|error| DbError::redb(LOG, "create", error))
+        })
+    }
+
+    /// Opens the log, reads and checks every entry, and starts its writer.
+    pub async fn open(
+        files: Arc<dyn Files>,
+        lock: Arc<dyn Send + Sync>,
+        alarm: Alarm,
+    ) -> Result<(Self, Recovered), DbError> {
+        let (database, recovered, sizes) = Runtime::spawn_blocking(move || {
+            let database = database::open(&*files, LOG, LOG_CACHE_BYTES)?;
+            let mut sizes = Sizes::default();
+            let recovered = scan(&database, |record| {
+                sizes.push(record.index, record.bytes.len() as u64);
+            })?;
+            Ok::<_, DbError>((database, recovered, sizes))
+        })
+        .await?;
+        let opened = Arc::new(Opened {
+            database,
+            _lock: lock,
+        });
+        let queue = Arc::new(Queue {
+            state: Mutex::new(QueueState {
+                sizes,
+                ..QueueState::default()
+            }),
+            work: Notify::new(),
+            room: Arc::new(Semaphore::new(LOG_QUEUE_BYTES)),
+        });
+        let purged = recovered.purged.as_ref().map(|(index, _)| *index);
+        Runtime::spawn(log_writer::run(queue.clone(), opened.clone(), alarm, purged));
+        let log = Self {
+            _handles: Arc::new(Handles(queue.clone())),
+            queue,
+            opened,
+        };
+        Ok((log, recovered))
+    }
+
+    /// Queues entries; waits only while the queue is full. `done` hears when they are on disk.
+    pub async fn append(&self, entries: Vec<Record>, done: Done) -> Result<(), DbError> {
+        let bytes: usize = entries.iter().map(|entry| entry.bytes.len()).sum();
+        let permits = bytes.clamp(1, LOG_QUEUE_BYTES) as u32;
+        let Ok(room) = self.queue.room.clone().acquire_many_owned(permits).await else {
+            return Err(self.failure());
+        };
+        {
+            let mut state = self.queue.state();
+            for entry in &entries {
+                state.sizes.push(entry.index, entry.bytes.len() as u64);
+            }
+        }
+        self.push(Queued {
+            change: Change::Append(entries),
+            bytes,
+            done: Some(done),
+            _room: Some(room),
+        });
+        Ok(())
+    }
+
+    /// Writes the vote; on disk when it returns.
+    pub async fn save_vote(&self, vote: Bytes) -> Result<(), DbError> {
+        self.written(Change::Vote(vote)).await
+    }
+
+    /// Queues the removal of `from` and all entries after it.
+    pub fn truncate_from(&self, from: u64) -> Result<(), DbError> {
+        self.queue.state().sizes.truncate(from);
+        self.queued(Change::TruncateFrom(from))
+    }
+
+    /// Queues the removal of all entries up to `index`, which may lie behind the last one; `id` stands for it from now on.
+    pub fn purge(&self, index: u64, id: Bytes) -> Result<(), DbError> {
+        self.queue.state().sizes.purge(index);
+        self.queued(Change::Purge(index, id))
+    }
+
+    /// Remembers the committed id. It goes to disk with another write or, if none comes, after
+    /// [`LOG_COMMITTED_IDLE_MS`](crate::limits::LOG_COMMITTED_IDLE_MS): it only saves time at a restart.
+    pub fn save_committed(&self, id: Bytes) {
+        let first = self.queue.state().committed.replace(id).is_none();
+        if first {
+            self.queue.work.notify_one();
+        }
+    }
+
+    /// Waits until everything queued before is on disk.
+    pub async fn flush(&self) -> Result<(), DbError> {
+        self.written(Change::Append(Vec::new())).await
+    }
+
+    /// The entries `from..until` as they are in the file, cut after `max_bytes` but never before the first.
+    pub async fn read(&self, from: u64, until: u64, max_bytes: usize) -> Result<Vec<Bytes>, DbError> {
+        let opened = self.opened.clone();
+        Runtime::spawn_blocking(move || read(&opened.database, from, until, max_bytes)).await
+    }
+
+    /// Bytes that wait for the writer.
+    pub fn queued_bytes(&self) -> usize {
+        LOG_QUEUE_BYTES - self.queue.room.available_permits().min(LOG_QUEUE_BYTES)
+    }
+
+    /// Bytes of all entries.
+    pub fn bytes(&self) -> u64 {
+        self.queue.state().sizes.total()
+    }
+
+    /// The highest index after which at least `keep` bytes of entries remain, if there are that many.
+    pub fn purge_point(&self, keep: u64) -> Option<u64> {
+        self.queue.state().sizes.purge_point(keep)
+    }
+
+    fn failure(&self) -> DbError {
+        let failed = self.queue.state().failed.clone();
+        failed.unwrap_or(DbError::Closed {
+            file: LOG.to_owned(),
+        })
+    }
+
+    async fn written(&self, change: Change) -> Result<(), DbError> {
+        let (sender, written) = oneshot::channel();
+        self.push(Queued {
+            change,
+            bytes: 0,
+            done: Some(Box::new(move |result| {
+                // Whoever asked may have been dropped.
+                let _ = sender.send(result);
+            })),
+            _room: None,
+        });
+        written.await.unwrap_or_else(|_| Err(self.failure()))
+    }
+
+    fn queued(&self, change: Change) -> Result<(), DbError> {
+        if let Some(error) = self.queue.state().failed.clone() {
+            return Err(error);
+        }
+        self.push(Queued {
+            change,
+            bytes: 0,
+            done: None,
+            _room: None,
+        });
+        Ok(())
+    }
+
+    fn push(&self, queued: Queued) {
+        let refused = {
+            let mut state = self.queue.state();
+            match state.failed.clone() {
+                Some(error) => Some((queued, error)),
+                None => {
+                    state.changes.push_back(queued);
+                    None
+                }
+            }
+        };
+        match refused {
+            None => self.queue.work.notify_one(),
+            Some((queued, error)) => {
+                if let Some(done) = queued.done {
+                    done(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// Reads and checks the whole log, in order.
+pub(super) fn scan(
+    database: &impl ReadableDatabase,
+    mut visit: impl FnMut(&Record),
+) -> Result<Recovered, DbError> {
+    let transaction = database.begin_read().map_err(reading)?;
+    let meta = transaction.open_table(META).map_err(reading)?;
+    let value = |key: &str| -> Result<Option<Bytes>, DbError> {
+        let Some(sealed) = meta.get(key).map_err(reading)? else {
+            return Ok(None);
+        };
+        match unseal(key.as_bytes(), sealed.value()) {
+            Some(value) => Ok(Some(Bytes::copy_from_slice(value))),
+            None => Err(damaged(key, "its checksum does not match")),
+        }
+    };
+    let purged = match value(PURGED)? {
+        None => None,
+        Some(value) => {
+            let index = value.first_chunk().map(|index| u64::from_le_bytes(*index));
+            let index = index.ok_or_else(|| damaged(PURGED, "it is too short"))?;
+            Some((index, value.slice(8..)))
+        }
+    };
+    let mut recovered = Recovered {
+        vote: value(VOTE)?,
+        committed: value(COMMITTED)?,
+        purged,
+        ..Recovered::default()
+    };
+    let first = recovered.purged.as_ref().map_or(0, |(index, _)| index + 1);
+    let entries = transaction.open_table(ENTRIES).map_err(reading)?;
+    for item in entries.range(first..).map_err(reading)? {
+        let (key, sealed) = item.map_err(reading)?;
+        let record = open_entry(key.value(), sealed.value())?;
+        let expected = match &recovered.last {
+            Some(last) => last.index + 1,
+            None => first,
+        };
+        // A log that was never purged may begin at 0 or 1: that is its first writer's choice.
+        if record.index != expected && !(recovered.last.is_none() && recovered.purged.is_none()) {
+            return Err(damaged(&format!("entry {expected}"), "it is missing"));
+        }
+        visit(&record);
+        recovered.entries += 1;
+        recovered.last = Some(record);
+    }
+    Ok(recovered)
+}
+
+fn read(
+    database: &Database,
+    from: u64,
+    until: u64,
+    max_bytes: usize,
+) -> Result<Vec<Bytes>, DbError> {
+    let transaction = database.begin_read().map_err(reading)?;
+    let entries = transaction.open_table(ENTRIES).map_err(reading)?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    for item in entries.range(from..until).map_err(reading)? {
+        let (key, sealed) = item.map_err(reading)?;
+        let expected = from + found.len() as u64;
+        if key.value() != expected {
+            return Err(damaged(&format!("entry {expected}"), "it is missing"));
+        }
+        bytes += sealed.value().len();
+        if bytes > max_bytes && !found.is_empty() {
+            return Ok(found);
+        }
+        found.push(open_entry(expected, sealed.value())?.bytes);
+    }
+    if found.len() as u64 != until.saturating_sub(from) {
+        let expected = from + found.len() as u64;
+        return Err(damaged(&format!("entry {expected}"), "it is missing"));
+    }
+    Ok(found)
+}
+
+fn open_entry(index: u64, sealed: &[u8]) -> Result<Record, DbError> {
+    match unseal(&index.to_be_bytes(), sealed) {
+        Some(bytes) => Ok(Record {
+            index,
+            bytes: Bytes::copy_from_slice(bytes),
+        }),
+        None => Err(damaged(&format!("entry {index}"), "its checksum does not match")),
+    }
+}
+
+fn reading(error: impl Into<redb::Error>) -> DbError {
+    DbError::redb(LOG, "read", error)
+}
+
+fn damaged(what: &str, reason: &str) -> DbError {
+    DbError::damaged(LOG, what, reason)
+}

@@ -1,0 +1,264 @@
+//! The checkpoint on disk: the file `state.redb`.
+//!
+//! | table | key | value (behind its checksum) | lifetime |
+//! |---|---|---|---|
+//! | `records` | a record's key | the record, as `state` writes it | until the state machine drops it |
+//! | `meta` | `applied` | last applied log id and membership (`troika.log.v1.AppliedState`) | replaced by each checkpoint |
+//!
+//! A checkpoint is one transaction: the file always holds the state at exactly one log index. Installing a snapshot replaces
+//! the whole file by a rename. Readers that began before keep the file they began with.
+//!
+//! Everything here blocks: off the async threads with it.
+
+use std::{
+    ops::Bound,
+    sync::{Arc, RwLock},
+};
+
+use bytes::Bytes;
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, TableDefinition};
+
+use super::{
+    database::{self, seal, seal_into, unseal},
+    error::DbError,
+    files::Files,
+    snapshot::Received,
+};
+use crate::limits::STATE_CACHE_BYTES;
+
+/// The file's name.
+pub const STATE: &str = "state.redb";
+
+pub(super) const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
+pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const APPLIED: &str = "applied";
+
+/// A handle to the state file.
+#[derive(Clone)]
+pub struct StateFile {
+    files: Arc<dyn Files>,
+    opened: Arc<RwLock<Arc<Opened>>>,
+}
+
+struct Opened {
+    database: Database,
+    _lock: Arc<dyn Send + Sync>,
+}
+
+/// What a checkpoint wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Records written or removed.
+    pub records: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+}
+
+impl StateFile {
+    /// Makes an empty state: complete or not at all.
+    pub fn create(files: &dyn Files) -> Result<(), DbError> {
+        database::create(files, STATE, STATE_CACHE_BYTES, fill_empty)
+    }
+
+    /// Opens the state.
+    pub fn open(files: Arc<dyn Files>, lock: Arc<dyn Send + Sync>) -> Result<Self, DbError> {
+        let opened = Opened {
+            database: database::open(&*files, STATE, STATE_CACHE_BYTES)?,
+            _lock: lock,
+        };
+        Ok(Self {
+            files,
+            opened: Arc::new(RwLock::new(Arc::new(opened))),
+        })
+    }
+
+    fn opened(&self) -> Arc<Opened> {
+        self.opened.read().expect("no code panics while it swaps the state file").clone()
+    }
+
+    /// Writes a checkpoint: every change (None: removed), and what is applied with them.
+    pub fn write(
+        &self,
+        changes: impl IntoIterator<Item = (Bytes, Option<Bytes>)>,
+        applied: &[u8],
+    ) -> Result<Written, DbError> {
+        let opened = self.opened();
+        let write = || -> Result<Written, redb::Error> {
+            let mut transaction = opened.database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            // The allocator's state goes along, so that opening after a crash does not walk the whole file.
+            transaction.set_quick_repair(true);
+            let mut written = Written::default();
+            {
+                let mut records = transaction.open_table(RECORDS)?;
+                let mut scratch = Vec::new();
+                for (key, value) in changes {
+                    written.records += 1;
+                    written.bytes += key.len() as u64;
+                    match value {
+                        Some(value) => {
+                            written.bytes += value.len() as u64;
+                            scratch.clear();
+                            seal_into(&mut scratch, &key, &value);
+                            records.insert(&key[..], scratch.as_slice())?;
+                        }
+                        None => drop(records.remove(&key[..])?),
+                    }
+                }
+                let mut meta = transaction.open_table(META)?;
+                meta.insert(APPLIED, seal(APPLIED.as_bytes(), applied).as_slice())?;
+            }
+            transaction.commit()?;
+            Ok(written)
+        };
+        write().map_err(|error| DbError::redb(STATE, "write", error))
+    }
+
+    /// The state as it is now, unmoved by later checkpoints for as long as the view lives.
+    pub fn view(&self) -> Result<StateView, DbError> {
+        let opened = self.opened();
+        let transaction = opened.database.begin_read().map_err(reading)?;
+        Ok(StateView {
+            transaction,
+            _opened: opened,
+        })
+    }
+
+    /// One record.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, DbError> {
+        self.view()?.get(key)
+    }
+
+    /// The file's length in bytes.
+    pub fn len(&self) -> Result<u64, DbError> {
+        self.files
+            .len(STATE)
+            .map_err(|error| DbError::io(STATE, "measure", &error))
+    }
+
+    /// True while no checkpoint was ever written.
+    pub fn is_empty(&self) -> Result<bool, DbError> {
+        Ok(self.view()?.applied()?.is_none())
+    }
+
+    /// The directory that the file is in.
+    pub fn files(&self) -> Arc<dyn Files> {
+        self.files.clone()
+    }
+
+    /// Puts a received snapshot in the place of the state: one rename, on disk when it returns.
+    pub fn replace(&self, received: &Received) -> Result<(), DbError> {
+        self.files
+            .rename(received.file(), STATE)
+            .map_err(|error| DbError::io(STATE, "replace", &error))?;
+        let database = database::open(&*self.files, STATE, STATE_CACHE_BYTES)?;
+        let mut current = self.opened.write().expect("no code panics while it swaps the state file");
+        *current = Arc::new(Opened {
+            database,
+            _lock: current._lock.clone(),
+        });
+        Ok(())
+    }
+}
+
+/// Makes the tables of an empty state.
+pub(super) fn fill_empty(database: &Database) -> Result<(), DbError> {
+    let fill = || -> Result<(), redb::Error> {
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        transaction.open_table(RECORDS)?;
+        transaction.open_table(META)?;
+        Ok(transaction.commit()?)
+    };
+    fill().map_err(|error| DbError::redb(STATE, "create", error))
+}
+
+/// Writes what is applied, as the last thing of a received snapshot.
+pub(super) fn put_applied(
+    transaction: &redb::WriteTransaction,
+    applied: &[u8],
+) -> Result<(), redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    meta.insert(APPLIED, seal(APPLIED.as_bytes(), applied).as_slice())?;
+    Ok(())
+}
+
+/// The state at one checkpoint.
+pub struct StateView {
+    transaction: ReadTransaction,
+    /// A database that is dropped closes under its readers.
+    _opened: Arc<Opened>,
+}
+
+impl StateView {
+    /// What is applied; None before the first checkpoint.
+    pub fn applied(&self) -> Result<Option<Bytes>, DbError> {
+        applied_in(&self.transaction)
+    }
+
+    /// One record.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, DbError> {
+        let records = self.transaction.open_table(RECORDS).map_err(reading)?;
+        match records.get(key).map_err(reading)? {
+            Some(sealed) => open_record(key, sealed.value()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Every record after the key `after` (all for None), in the order of keys, until `visit` says false.
+    pub fn visit(
+        &self,
+        after: Option<&[u8]>,
+        visit: impl FnMut(&[u8], Bytes) -> bool,
+    ) -> Result<(), DbError> {
+        visit_in(&self.transaction, after, visit)
+    }
+}
+
+/// What is applied, in a transaction on any state file.
+pub(super) fn applied_in(transaction: &ReadTransaction) -> Result<Option<Bytes>, DbError> {
+    let meta = transaction.open_table(META).map_err(reading)?;
+    let Some(sealed) = meta.get(APPLIED).map_err(reading)? else {
+        return Ok(None);
+    };
+    match unseal(APPLIED.as_bytes(), sealed.value()) {
+        Some(value) => Ok(Some(Bytes::copy_from_slice(value))),
+        None => Err(DbError::damaged(STATE, APPLIED, "its checksum does not match")),
+    }
+}
+
+/// The records, in a transaction on any state file.
+pub(super) fn visit_in(
+    transaction: &ReadTransaction,
+    after: Option<&[u8]>,
+    mut visit: impl FnMut(&[u8], Bytes) -> bool,
+) -> Result<(), DbError> {
+    let records = transaction.open_table(RECORDS).map_err(reading)?;
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let range = records
+        .range::<&[u8]>((start, Bound::Unbounded))
+        .map_err(reading)?;
+    for item in range {
+        let (key, sealed) = item.map_err(reading)?;
+        let value = open_record(key.value(), sealed.value())?;
+        if !visit(key.value(), value) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn open_record(key: &[u8], sealed: &[u8]) -> Result<Bytes, DbError> {
+    match unseal(key, sealed) {
+        Some(value) => Ok(Bytes::copy_from_slice(value)),
+        None => Err(DbError::damaged(
+            STATE,
+            format!("record {}", super::error::hex(key)),
+            "its checksum does not match",
+        )),
+    }
+}
+
+fn reading(error: impl Into<redb::Error>) -> DbError {
+    DbError::redb(STATE, "read", error)
+}
