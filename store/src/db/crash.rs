@@ -54,7 +54,9 @@ impl CrashDisk {
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().expect("no code panics while it holds the disk")
+        self.0
+            .lock()
+            .expect("no code panics while it holds the disk")
     }
 
     /// How many operations that change something there were.
@@ -219,7 +221,10 @@ impl Disk {
     }
 
     fn inode(&self, name: &str) -> io::Result<usize> {
-        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.names
+            .get(name)
+            .copied()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -323,7 +328,11 @@ struct CrashFile {
 }
 
 impl CrashFile {
-    fn with<T>(&self, changes: bool, act: impl FnOnce(&mut Inode) -> io::Result<T>) -> io::Result<T> {
+    fn with<T>(
+        &self,
+        changes: bool,
+        act: impl FnOnce(&mut Inode) -> io::Result<T>,
+    ) -> io::Result<T> {
         let mut disk = self.disk.disk();
         if disk.generation != self.generation {
             return Err(io::Error::other("the process of this handle is dead"));
@@ -394,7 +403,10 @@ mod tests {
                 (2, 2) => kept += 1,
                 _ => torn += 1,
             }
-            assert!(file.write(0, &[3]).is_err(), "a dead process writes nothing");
+            assert!(
+                file.write(0, &[3]).is_err(),
+                "a dead process writes nothing"
+            );
         }
         assert!(lost > 20 && kept > 20 && torn > 20, "{lost} {kept} {torn}");
     }

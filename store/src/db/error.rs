@@ -91,7 +91,9 @@ pub enum OpenError {
     #[error("the data directory is in use by another process")]
     InUse,
     /// A newer version wrote it.
-    #[error("the data directory has format {found}, this program understands up to {supported}: run a newer version")]
+    #[error(
+        "the data directory has format {found}, this program understands up to {supported}: run a newer version"
+    )]
     NewerFormat {
         /// What it has.
         found: u32,
@@ -141,7 +143,9 @@ pub enum SnapshotError {
     #[error("not a snapshot of a Troika store")]
     Foreign,
     /// A newer version wrote it.
-    #[error("the snapshot has format {found}, this program understands up to {supported}: use a newer version")]
+    #[error(
+        "the snapshot has format {found}, this program understands up to {supported}: use a newer version"
+    )]
     NewerFormat {
         /// What it has.
         found: u32,

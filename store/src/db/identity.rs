@@ -82,7 +82,8 @@ impl Identity {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, OpenError> {
-        let damaged = |reason: &str| OpenError::from(DbError::damaged(IDENTITY, "the file", reason));
+        let damaged =
+            |reason: &str| OpenError::from(DbError::damaged(IDENTITY, "the file", reason));
         if bytes.len() < 12 || &bytes[..8] != MAGIC {
             return Err(damaged("it does not begin as it should"));
         }
@@ -140,7 +141,10 @@ mod tests {
         let mut bytes = identity().encode();
         bytes[8] = 2;
         let error = Identity::decode(&bytes).unwrap_err().to_string();
-        assert!(error.contains("format 2") && error.contains("up to 1"), "{error}");
+        assert!(
+            error.contains("format 2") && error.contains("up to 1"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -149,7 +153,10 @@ mod tests {
         assert!(identity().check(3, Some([9; 16])).is_ok());
         assert!(matches!(
             identity().check(4, None),
-            Err(OpenError::OtherMember { found: 3, expected: 4 })
+            Err(OpenError::OtherMember {
+                found: 3,
+                expected: 4
+            })
         ));
         assert!(matches!(
             identity().check(3, Some([8; 16])),

@@ -110,7 +110,9 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn state(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().expect("no code panics while it holds the log's queue")
+        self.state
+            .lock()
+            .expect("no code panics while it holds the log's queue")
     }
 
     /// The next changes for one commit, as many as fit into it.
@@ -209,7 +211,12 @@ impl LogFile {
             room: Arc::new(Semaphore::new(LOG_QUEUE_BYTES)),
         });
         let purged = recovered.purged.as_ref().map(|(index, _)| *index);
-        Runtime::spawn(log_writer::run(queue.clone(), opened.clone(), alarm, purged));
+        Runtime::spawn(log_writer::run(
+            queue.clone(),
+            opened.clone(),
+            alarm,
+            purged,
+        ));
         let log = Self {
             _handles: Arc::new(Handles(queue.clone())),
             queue,
@@ -272,7 +279,12 @@ impl LogFile {
     }
 
     /// The entries `from..until` as they are in the file, cut after `max_bytes` but never before the first.
-    pub async fn read(&self, from: u64, until: u64, max_bytes: usize) -> Result<Vec<Bytes>, DbError> {
+    pub async fn read(
+        &self,
+        from: u64,
+        until: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<Bytes>, DbError> {
         let opened = self.opened.clone();
         Runtime::spawn_blocking(move || read(&opened.database, from, until, max_bytes)).await
     }
@@ -432,7 +444,10 @@ fn open_entry(index: u64, sealed: &[u8]) -> Result<Record, DbError> {
             index,
             bytes: Bytes::copy_from_slice(bytes),
         }),
-        None => Err(damaged(&format!("entry {index}"), "its checksum does not match")),
+        None => Err(damaged(
+            &format!("entry {index}"),
+            "its checksum does not match",
+        )),
     }
 }
 

@@ -13,7 +13,9 @@ use super::{
     alarm::Alarm,
     database::{seal, seal_into},
     error::DbError,
-    log_file::{COMMITTED, Change, ENTRIES, LOG, META, Opened, PURGED, Queue, Queued, Record, VOTE},
+    log_file::{
+        COMMITTED, Change, ENTRIES, LOG, META, Opened, PURGED, Queue, Queued, Record, VOTE,
+    },
 };
 use crate::{
     limits::{LOG_COMMITTED_IDLE_MS, LOG_PURGE_ENTRIES},
@@ -29,7 +31,12 @@ struct Commit {
 }
 
 /// Writes until the queue is closed and empty, or a write fails.
-pub(super) async fn run(queue: Arc<Queue>, opened: Arc<Opened>, alarm: Alarm, mut purged: Option<u64>) {
+pub(super) async fn run(
+    queue: Arc<Queue>,
+    opened: Arc<Opened>,
+    alarm: Alarm,
+    mut purged: Option<u64>,
+) {
     let worker = Worker::new("troika-log");
     while wait_for_work(&queue, purged.is_some()).await {
         let (taken, committed) = queue.take();
@@ -53,7 +60,8 @@ pub(super) async fn run(queue: Arc<Queue>, opened: Arc<Opened>, alarm: Alarm, mu
                 alarm.raise(&error);
                 // The queue refuses before anybody is told, so that nobody queues behind the failure.
                 queue.fail(&error);
-                told.into_iter().for_each(|queued| tell(queued, Err(error.clone())));
+                told.into_iter()
+                    .for_each(|queued| tell(queued, Err(error.clone())));
                 return;
             }
         }
@@ -83,14 +91,20 @@ async fn wait_for_work(queue: &Queue, purging: bool) -> bool {
         }
         let idle = Duration::from_millis(LOG_COMMITTED_IDLE_MS);
         let deadline = *idle_until.get_or_insert_with(|| Runtime::now() + idle);
-        if Runtime::timeout_at(deadline, queue.work.notified()).await.is_err() {
+        if Runtime::timeout_at(deadline, queue.work.notified())
+            .await
+            .is_err()
+        {
             return true;
         }
     }
 }
 
 /// A queued change that waits to be told, without the change.
-type Told = (Option<super::log_file::Done>, Option<tokio::sync::OwnedSemaphorePermit>);
+type Told = (
+    Option<super::log_file::Done>,
+    Option<tokio::sync::OwnedSemaphorePermit>,
+);
 
 fn split(taken: Vec<Queued>) -> (Vec<Change>, Vec<Told>) {
     let bytes: usize = taken.iter().map(|queued| queued.bytes).sum();

@@ -318,7 +318,9 @@ impl SnapshotWriter {
             (END, true, false) => {
                 self.write_records(0)?;
                 if !self.run.is_empty() {
-                    return Err(SnapshotError::Damaged("its last record is cut off".to_owned()));
+                    return Err(SnapshotError::Damaged(
+                        "its last record is cut off".to_owned(),
+                    ));
                 }
                 if payload[..] != self.sums.encode() {
                     return Err(SnapshotError::Damaged("its sums do not match".to_owned()));
@@ -327,7 +329,9 @@ impl SnapshotWriter {
                 Ok(())
             }
             (_, false, _) => Err(SnapshotError::Foreign),
-            _ => Err(SnapshotError::Damaged(format!("an unexpected frame of kind {kind}"))),
+            _ => Err(SnapshotError::Damaged(format!(
+                "an unexpected frame of kind {kind}"
+            ))),
         }
     }
 
@@ -339,7 +343,10 @@ impl SnapshotWriter {
         }
         let name = self.file.name.clone();
         let failed = |error: redb::Error| DbError::redb(&name, "write", error);
-        let transaction = self.database.begin_write().map_err(|error| failed(error.into()))?;
+        let transaction = self
+            .database
+            .begin_write()
+            .map_err(|error| failed(error.into()))?;
         {
             let mut table = transaction
                 .open_table(RECORDS)
@@ -349,13 +356,21 @@ impl SnapshotWriter {
                 .map_err(|error| failed(error.into()))?;
             let mut sealed = Vec::new();
             while let Some((key, value)) = next_record(&mut self.run)? {
-                if self.last_key.as_ref().is_some_and(|last| last[..] >= key[..]) {
-                    return Err(SnapshotError::Damaged("its records are out of order".to_owned()));
+                if self
+                    .last_key
+                    .as_ref()
+                    .is_some_and(|last| last[..] >= key[..])
+                {
+                    return Err(SnapshotError::Damaged(
+                        "its records are out of order".to_owned(),
+                    ));
                 }
                 sealed.clear();
                 seal_into(&mut sealed, &key, &value);
                 end.insert_before(&key[..], sealed.as_slice())
-                    .map_err(|error| failed(redb::Error::Io(std::io::Error::other(error.to_string()))))?;
+                    .map_err(|error| {
+                        failed(redb::Error::Io(std::io::Error::other(error.to_string())))
+                    })?;
                 self.last_key = Some(key.to_vec());
                 self.sums.records += 1;
             }

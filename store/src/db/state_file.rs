@@ -45,6 +45,17 @@ struct Opened {
     _lock: Arc<dyn Send + Sync>,
 }
 
+/// One change to the records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The record has this value.
+    Put(Vec<u8>, Bytes),
+    /// The record is gone, if it was there.
+    Delete(Vec<u8>),
+    /// All records from the first key up to, not including, the second are gone.
+    DeleteRange(Vec<u8>, Vec<u8>),
+}
+
 /// What a checkpoint wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -73,13 +84,16 @@ impl StateFile {
     }
 
     fn opened(&self) -> Arc<Opened> {
-        self.opened.read().expect("no code panics while it swaps the state file").clone()
+        self.opened
+            .read()
+            .expect("no code panics while it swaps the state file")
+            .clone()
     }
 
-    /// Writes a checkpoint: every change (None: removed), and what is applied with them.
+    /// Writes a checkpoint: every change, in this order, and what is applied with them.
     pub fn write(
         &self,
-        changes: impl IntoIterator<Item = (Bytes, Option<Bytes>)>,
+        changes: impl IntoIterator<Item = Change>,
         applied: &[u8],
     ) -> Result<Written, DbError> {
         let opened = self.opened();
@@ -92,17 +106,19 @@ impl StateFile {
             {
                 let mut records = transaction.open_table(RECORDS)?;
                 let mut scratch = Vec::new();
-                for (key, value) in changes {
+                for change in changes {
                     written.records += 1;
-                    written.bytes += key.len() as u64;
-                    match value {
-                        Some(value) => {
-                            written.bytes += value.len() as u64;
+                    match change {
+                        Change::Put(key, value) => {
+                            written.bytes += (key.len() + value.len()) as u64;
                             scratch.clear();
                             seal_into(&mut scratch, &key, &value);
                             records.insert(&key[..], scratch.as_slice())?;
                         }
-                        None => drop(records.remove(&key[..])?),
+                        Change::Delete(key) => drop(records.remove(&key[..])?),
+                        Change::DeleteRange(from, to) => {
+                            records.retain_in::<&[u8], _>(&from[..]..&to[..], |_, _| false)?;
+                        }
                     }
                 }
                 let mut meta = transaction.open_table(META)?;
@@ -152,7 +168,10 @@ impl StateFile {
             .rename(received.file(), STATE)
             .map_err(|error| DbError::io(STATE, "replace", &error))?;
         let database = database::open(&*self.files, STATE, STATE_CACHE_BYTES)?;
-        let mut current = self.opened.write().expect("no code panics while it swaps the state file");
+        let mut current = self
+            .opened
+            .write()
+            .expect("no code panics while it swaps the state file");
         *current = Arc::new(Opened {
             database,
             _lock: current._lock.clone(),
@@ -205,6 +224,20 @@ impl StateView {
         }
     }
 
+    /// The records below the key `end`, in the order of keys.
+    pub fn records_below(
+        &self,
+        end: &[u8],
+    ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Bytes), DbError>> + use<>, DbError> {
+        let records = self.transaction.open_table(RECORDS).map_err(reading)?;
+        let range = records.range::<&[u8]>(..end).map_err(reading)?;
+        Ok(range.map(|item| {
+            let (key, sealed) = item.map_err(reading)?;
+            let value = open_record(key.value(), sealed.value())?;
+            Ok((key.value().to_vec(), value))
+        }))
+    }
+
     /// Every record after the key `after` (all for None), in the order of keys, until `visit` says false.
     pub fn visit(
         &self,
@@ -223,7 +256,11 @@ pub(super) fn applied_in(transaction: &ReadTransaction) -> Result<Option<Bytes>,
     };
     match unseal(APPLIED.as_bytes(), sealed.value()) {
         Some(value) => Ok(Some(Bytes::copy_from_slice(value))),
-        None => Err(DbError::damaged(STATE, APPLIED, "its checksum does not match")),
+        None => Err(DbError::damaged(
+            STATE,
+            APPLIED,
+            "its checksum does not match",
+        )),
     }
 }
 

@@ -102,13 +102,21 @@ impl LogStore {
     /// The log of an open file.
     pub fn new(file: LogFile, recovered: &Recovered) -> Result<Self, io::Error> {
         let id = |bytes: &Bytes| codec::decode_log_id(bytes);
-        let purged = recovered.purged.as_ref().map(|(_, bytes)| id(bytes)).transpose()?;
+        let purged = recovered
+            .purged
+            .as_ref()
+            .map(|(_, bytes)| id(bytes))
+            .transpose()?;
         let last = match &recovered.last {
             Some(record) => Some(codec::decode_entry_id(&record.bytes)?),
             None => purged,
         };
         let memory = Memory {
-            vote: recovered.vote.as_ref().map(|vote| codec::decode_vote(vote)).transpose()?,
+            vote: recovered
+                .vote
+                .as_ref()
+                .map(|vote| codec::decode_vote(vote))
+                .transpose()?,
             committed: recovered.committed.as_ref().map(id).transpose()?,
             purged,
             tail: VecDeque::new(),
@@ -136,11 +144,18 @@ impl LogStore {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().expect("no code panics while it holds the log's memory")
+        self.memory
+            .lock()
+            .expect("no code panics while it holds the log's memory")
     }
 
     /// The entries `from..until` that are there, cut after `max_bytes` but never before the first.
-    async fn entries(&self, from: u64, until: u64, max_bytes: usize) -> Result<Vec<Entry>, io::Error> {
+    async fn entries(
+        &self,
+        from: u64,
+        until: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, io::Error> {
         loop {
             let (from, on_disk_until, truncations) = {
                 let memory = self.memory();
@@ -219,7 +234,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(self.memory().vote)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         self.entries(start, end, LOG_READ_BYTES).await
     }
 }
@@ -257,7 +276,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(self.memory().committed)
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
