@@ -48,3 +48,6 @@ pub use trace::{GethDebugTracingOptions, GethTrace, Place, TraceError, trace, tr
 pub use transaction::{Envelope, Transaction, TxError};
 pub use verify::{ExecutionError, execute_shard};
 pub use view::{Account, Code, MemoryView, StateView, Unavailable, code_of};
+
+#[cfg(test)]
+mod tests;
