@@ -2,3 +2,4 @@
 
 pub mod limits;
 pub mod mempool;
+pub mod routing;
