@@ -5,7 +5,9 @@
 mod builder;
 mod conflicts;
 mod lifecycle;
-
+mod mainnet;
+mod properties;
+mod simulation;
 mod transaction;
 
 use super::*;
