@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod dev;
 pub mod execution;
+pub mod executor;
 pub mod follow;
 pub mod gateway;
 pub mod load;

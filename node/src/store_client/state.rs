@@ -171,19 +171,7 @@ impl StoreClient {
         shard: u32,
         parts: ShardParts,
     ) -> Result<Option<AcceptedShard>, StoreError> {
-        let request = v1::ShardRequest {
-            meta: self.monotonic(),
-            round,
-            shard,
-            transactions: parts.transactions,
-            receipts: parts.receipts,
-            diff: parts.diff,
-        };
-        let reply = self.call("shard", |channel| {
-            let request = request.clone();
-            async move { state(channel).shard(request).await }
-        });
-        let Some(reply) = found(reply.await)? else {
+        let Some(reply) = found(self.ask_shard(round, shard, parts).await)? else {
             return Ok(None);
         };
         let Some(winner) = reply.winner else {
@@ -194,6 +182,40 @@ impl StoreClient {
             header: ShardHeader::try_from(&required("header", reply.header)?)?,
             body: parts_of(reply.body.unwrap_or_default(), parts)?,
         }))
+    }
+
+    /// An accepted shard, whole and as it came over the wire, for passing on; `None` as for [`Self::shard`].
+    ///
+    /// # Errors
+    /// As [`Self::shard`].
+    pub async fn shard_on_the_wire(
+        &self,
+        round: u64,
+        shard: u32,
+    ) -> Result<Option<v1::ShardResponse>, StoreError> {
+        let reply = found(self.ask_shard(round, shard, ShardParts::ALL).await)?;
+        Ok(reply.filter(|reply| reply.winner.is_some()))
+    }
+
+    async fn ask_shard(
+        &self,
+        round: u64,
+        shard: u32,
+        parts: ShardParts,
+    ) -> Result<v1::ShardResponse, StoreError> {
+        let request = v1::ShardRequest {
+            meta: self.monotonic(),
+            round,
+            shard,
+            transactions: parts.transactions,
+            receipts: parts.receipts,
+            diff: parts.diff,
+        };
+        self.call("shard", |channel| {
+            let request = request.clone();
+            async move { state(channel).shard(request).await }
+        })
+        .await
     }
 
     /// What a sealed block changed; `None` where there is no such block.

@@ -1,0 +1,328 @@
+//! The executor's one thread of control: takes events in the order in which they happened, and starts and stops the rest.
+//!
+//! Nothing in here waits for long: races, openings, feeds and second executions are tasks of their own. The one thing
+//! that is awaited between two events is the diff of a sealed block, because the next round reads what it changes.
+
+use super::feed::Close;
+use super::limits::{RETRY_MAX, START_RETRY};
+use super::race::{self, Race};
+use super::second::SecondExecution;
+use super::shared::Shared;
+use super::verifying::Verifying;
+use crate::store_client::{
+    BlockId, Event, EventId, EventKind, Head, Round, RoundKind, ShardFilter, StoreError, Watch,
+    WatchError, Winner,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use troika_proto::{B256, BlockTotals, Diff, EMPTY_ROOT, Header, Shard, U256};
+
+/// Rounds that openings report before the watch does.
+const OPENED_BUFFER: usize = 16;
+/// Open rounds that are listed at once when starting.
+const LISTED_ROUNDS: u32 = 1_000;
+
+/// The executor's one thread of control.
+pub struct Conductor {
+    shared: Arc<Shared>,
+    second: SecondExecution,
+    /// BUILD rounds that are open.
+    races: BTreeMap<u64, Arc<Race>>,
+    verifying: BTreeMap<u64, Verifying>,
+    /// Cancelled when a BUILD round on the head was heard of.
+    opening: CancellationToken,
+    opened: mpsc::Sender<Round>,
+    openings: mpsc::Receiver<Round>,
+    newest_closed: u64,
+}
+
+impl Conductor {
+    /// For the chain of `shared`.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let (opened, openings) = mpsc::channel(OPENED_BUFFER);
+        Self {
+            second: SecondExecution::start(&shared),
+            races: BTreeMap::new(),
+            verifying: BTreeMap::new(),
+            opening: CancellationToken::new(),
+            opened,
+            openings,
+            newest_closed: 0,
+            shared,
+        }
+    }
+
+    /// Runs until the executor stops. `head` is the chain as it was found at the start; `begun` is called once the
+    /// rounds are known, so that the feed can be served.
+    pub async fn run(mut self, head: Head, begun: impl FnOnce()) {
+        let stop = self.shared.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.conduct(head, begun) => {}
+        }
+    }
+
+    async fn conduct(&mut self, head: Head, begun: impl FnOnce()) {
+        let mut first = Some(begun);
+        let mut found = Some(head);
+        let mut pause = START_RETRY;
+        loop {
+            let begun = match found.take() {
+                Some(head) => self.begin(head).await,
+                None => match self.shared.client.head().await {
+                    Ok(head) => self.begin(head).await,
+                    Err(error) => Err(error),
+                },
+            };
+            match begun {
+                Ok(watch) => {
+                    if let Some(begun) = first.take() {
+                        begun();
+                    }
+                    pause = START_RETRY;
+                    let end = self.follow(watch).await;
+                    tracing::warn!(%end, "starting over from the head");
+                }
+                Err(error) => tracing::warn!(%error, "the store cannot be read"),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Takes over the chain as it stands; answers a watch of everything after.
+    async fn begin(&mut self, head: Head) -> Result<Watch, StoreError> {
+        let client = self.shared.client.clone();
+        // Whatever was missed may have closed them.
+        self.races.values().for_each(|race| race.close());
+        self.races.clear();
+        self.verifying.clear();
+        let block = client.block(BlockId::Hash(head.hash)).await?;
+        let head_round = block.map_or(0, |block| block.round);
+        let open = client
+            .rounds(head.pruned_below, LISTED_ROUNDS, true)
+            .await?;
+        let newest = open.iter().map(|round| round.number).max().unwrap_or(0);
+        let shared = &self.shared;
+        shared.book.reset(newest.max(head_round), head.pruned_below);
+        if **shared.head.load() != head.hash {
+            shared.cache.reset(head.hash);
+        }
+        self.newest_closed = self.newest_closed.max(head_round);
+        shared.cache.link(head.hash, &head.header);
+        self.new_head(head.hash);
+        for round in open {
+            // The list is without the winners.
+            if let Some(round) = client.round(round.number, false).await?
+                && round.is_open()
+            {
+                self.round_opened(round);
+            }
+        }
+        let filter = ShardFilter::Range(self.shared.shards.0, self.shared.shards.1);
+        Ok(client.watch(Some(EventId::end_of(head.revision)), filter))
+    }
+
+    async fn follow(&mut self, mut watch: Watch) -> WatchError {
+        loop {
+            tokio::select! {
+                biased;
+                batch = watch.next() => match batch {
+                    Ok(batch) => {
+                        for event in batch.events {
+                            self.event(event).await;
+                        }
+                    }
+                    Err(end) => return end,
+                },
+                Some(round) = self.openings.recv() => self.round_opened(round),
+            }
+        }
+    }
+
+    async fn event(&mut self, event: Event) {
+        match event.kind {
+            EventKind::RoundOpened(round) => self.round_opened(*round),
+            EventKind::ShardAccepted {
+                round,
+                shard,
+                winner,
+            } => self.shard_accepted(round, shard, &winner),
+            EventKind::RoundSealed {
+                round,
+                block_hash,
+                header,
+                shard_hashes,
+                head,
+            } => {
+                let close = Close::Sealed {
+                    hash: block_hash,
+                    header: header.clone(),
+                    shard_hashes: shard_hashes.clone(),
+                    head,
+                };
+                let race = self.round_closed(round, close);
+                self.shared.cache.link(block_hash, &header);
+                if head {
+                    self.sealed(race, block_hash, *header, &shard_hashes).await;
+                }
+            }
+            EventKind::RoundVoided { round, reason, .. } => {
+                tracing::info!(round, ?reason, "round is void");
+                self.round_closed(round, Close::Void(reason));
+            }
+            EventKind::Pruned { below_round } => self.shared.book.pruned(below_round),
+            EventKind::ChainStarted { .. }
+            | EventKind::LocksAcquired { .. }
+            | EventKind::FeatureLevelRaised { .. } => {}
+        }
+    }
+
+    fn round_opened(&mut self, round: Round) {
+        // The opener's own answer may come after the round's end.
+        let known = self.races.contains_key(&round.number)
+            || self.verifying.contains_key(&round.number)
+            || self
+                .shared
+                .book
+                .get(round.number)
+                .is_some_and(|outline| outline.close.is_some());
+        if known || !round.is_open() {
+            return;
+        }
+        self.shared.book.opened(&round);
+        match round.kind {
+            RoundKind::Build => {
+                if round.parent == **self.shared.head.load() {
+                    self.opening.cancel();
+                }
+                self.shared.pool.pending().set_round(round.number);
+                let number = round.number;
+                let race = Race::start(&self.shared, round);
+                self.races.insert(number, race);
+            }
+            RoundKind::Verify => {
+                let number = round.number;
+                let verifying = Verifying::start(&self.shared, round);
+                self.verifying.insert(number, verifying);
+            }
+        }
+    }
+
+    fn shard_accepted(&mut self, round: u64, shard: u32, winner: &Winner) {
+        self.shared.book.decided(round, shard, winner);
+        if let Some(race) = self.races.get(&round) {
+            race.heard_winner(shard, winner);
+            if self.shared.own().contains(&shard) {
+                self.second.decided(race, shard, winner);
+            }
+        }
+        if let Some(verifying) = self.verifying.get(&round) {
+            verifying.decided(shard);
+        }
+    }
+
+    fn round_closed(&mut self, round: u64, close: Close) -> Option<Arc<Race>> {
+        self.shared.book.closed(round, close);
+        self.newest_closed = self.newest_closed.max(round);
+        // Dropped, it stops.
+        self.verifying.remove(&round);
+        let race = self.races.remove(&round)?;
+        race.close();
+        Some(race)
+    }
+
+    /// A block became the head: the next round is opened while the cache and the pool follow its diff.
+    async fn sealed(
+        &mut self,
+        race: Option<Arc<Race>>,
+        block: B256,
+        header: Header,
+        shard_hashes: &[B256],
+    ) {
+        let parent = header.parent_hash;
+        let payee = self.shared.config.beneficiary;
+        let odd_payee = header.beneficiary != payee;
+        let empty = header.transactions_root == EMPTY_ROOT;
+        self.new_head(block);
+        let shared = &self.shared;
+        let changes = if empty {
+            Some((Diff::default(), U256::ZERO))
+        } else {
+            match race.and_then(|race| own_changes(&race, shard_hashes)) {
+                Some(changes) => Some(changes),
+                None => stored_changes(shared, block).await,
+            }
+        };
+        match changes {
+            // In a replay the header's payee is another one than the config's: whom the fees reach is the store's
+            // to say, so that nothing is kept.
+            Some((diff, fees)) if odd_payee && !fees.is_zero() => {
+                shared.pool.sealed(&diff);
+                shared.cache.reset(block);
+            }
+            Some((diff, fees)) => {
+                shared.cache.advance(parent, block, &diff, payee, fees);
+                shared.pool.sealed(&diff);
+            }
+            None => shared.cache.reset(block),
+        }
+        shared.gauge();
+    }
+
+    /// Goes over to a new head, and opens the round after it.
+    fn new_head(&mut self, hash: B256) {
+        let shared = &self.shared;
+        shared.head.store(Arc::new(hash));
+        self.opening.cancel();
+        self.opening = shared.stop.child_token();
+        let next_round = self.newest_closed + 1;
+        tokio::spawn(race::open(
+            shared.clone(),
+            hash,
+            next_round,
+            self.opening.clone(),
+            self.opened.clone(),
+        ));
+    }
+}
+
+/// The block's changes from this executor's own proposals, where they are what was accepted.
+fn own_changes(race: &Race, shard_hashes: &[B256]) -> Option<(Diff, U256)> {
+    let mut diff = Diff::default();
+    let mut headers = Vec::with_capacity(shard_hashes.len());
+    for (shard, hash) in shard_hashes.iter().enumerate() {
+        let shard = shard as u32;
+        let accepted = match race.proposal(shard) {
+            Some(ours) if ours.hash == *hash => ours,
+            _ => {
+                let empty = Shard::empty(shard);
+                if empty.hash != *hash {
+                    return None;
+                }
+                Arc::new(empty)
+            }
+        };
+        // Accepted shards are disjoint: the store has seen to it.
+        diff.merge(&accepted.body.diff).ok()?;
+        headers.push(accepted);
+    }
+    let totals = BlockTotals::of(headers.iter().map(|s| &s.header), shard_hashes);
+    Some((diff, totals.fees))
+}
+
+async fn stored_changes(shared: &Shared, block: B256) -> Option<(Diff, U256)> {
+    match shared.client.block_diff(block).await {
+        Ok(Some(changes)) => Some((changes.diff, changes.fees)),
+        Ok(None) => None,
+        Err(error) => {
+            tracing::warn!(%block, %error, "the block's diff cannot be read");
+            None
+        }
+    }
+}

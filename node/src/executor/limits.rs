@@ -1,0 +1,84 @@
+//! Every wait, size and retry of an executor, with its unit.
+
+use std::time::Duration;
+
+/// Default bound of the state cache, bytes.
+pub const CACHE_BYTES: usize = 256 * 1024 * 1024;
+/// Default bound of the pending pool, bytes.
+pub const POOL_BYTES: usize = 256 * 1024 * 1024;
+/// Bound of the shards that the feed keeps in memory for its subscribers, bytes.
+pub const FEED_CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// Rounds whose outline the feed keeps in memory; older ones are read from the store.
+pub const FEED_ROUNDS: usize = 256;
+/// Most subscribers of a feed at a time.
+pub const FEED_SUBSCRIBERS: usize = 256;
+/// Items that wait for a subscriber's connection; a slower one is served from the store later on.
+pub const FEED_BUFFER_ITEMS: usize = 8;
+/// A feed that has nothing to say gives a sign of life this often.
+pub const FEED_KEEPALIVE: Duration = Duration::from_secs(1);
+
+/// Most gateways connected at a time.
+pub const GATEWAYS: usize = 64;
+/// Refusals that wait for a gateway's connection; what exceeds them is dropped, the gateway hears of the next refusal.
+pub const REFUSALS_BUFFER: usize = 4_096;
+/// The pending set of a gateway that went away is kept this long for its return.
+pub const GATEWAY_GRACE: Duration = Duration::from_secs(30);
+/// Most transactions of one sender that are kept.
+pub const SENDER_TRANSACTIONS: usize = 4_096;
+
+/// Executors spread their first moves over this long, so that not all of them do the same work at once.
+pub const OPEN_SPREAD: Duration = Duration::from_millis(2);
+/// As [`OPEN_SPREAD`], for the order in which shards are proposed.
+pub const PROPOSE_SPREAD: Duration = Duration::from_millis(2);
+/// The spread of a proposal grows by this for every transaction in it: so much work is saved where a winner is heard.
+pub const PROPOSE_SPREAD_PER_TRANSACTION: Duration = Duration::from_micros(20);
+/// Most that the spread of a proposal grows to.
+pub const PROPOSE_SPREAD_MAX: Duration = Duration::from_millis(40);
+/// Sealing is spread over this long after `seal_after`.
+pub const SEAL_SPREAD: Duration = Duration::from_millis(40);
+/// First pause after a refused or failed opening, proposal or sealing; doubles up to [`RETRY_MAX`].
+pub const RETRY_MIN: Duration = Duration::from_millis(20);
+/// Longest such pause.
+pub const RETRY_MAX: Duration = Duration::from_secs(1);
+/// While a round is open, new transactions are appended at most this often.
+pub const APPEND_INTERVAL: Duration = Duration::from_millis(20);
+/// A proposal that conflicts is made again at most this often (or once a shard, where that is more); then the shard is
+/// proposed empty, which conflicts with nothing.
+pub const CONFLICT_TRIES: usize = 8;
+/// Pending gas that is taken at a time, in shard gas limits.
+pub const SELECT_SHARDS_OF_GAS: u64 = 2;
+/// Transactions that do not fit are skipped this often before the shard counts as full.
+pub const FULL_SKIPS: usize = 8;
+/// Most transactions between two looks at whether the race is over.
+pub const PUSH_CHUNK: usize = 256;
+
+/// Transactions that are executed ahead to learn what state they will ask for.
+pub const PROBE_TRANSACTIONS: usize = 512;
+/// Most such turns before what is missing is read one by one.
+pub const PROBE_TURNS: usize = 6;
+/// Blocks whose old values are kept, so that the parent's state stays readable while the next round runs.
+pub const UNDO_BLOCKS: usize = 8;
+/// Parts of the cache, each under its own lock.
+pub const CACHE_PARTS: usize = 64;
+
+/// A transaction that was refused this often is aged: its keys are reserved at the next opening.
+pub const AGED_AFTER: u32 = 3;
+/// Most aged transactions whose keys are reserved in one round.
+pub const AGED_TRANSACTIONS: usize = 64;
+/// Most transactions whose refusals are counted.
+pub const AGED_TRACKED: usize = 4_096;
+/// Most keys of one transaction that are reserved.
+pub const AGED_KEYS: usize = 64;
+
+/// Lost shards that wait for their second execution; what exceeds them is skipped.
+pub const SECOND_EXECUTIONS: usize = 64;
+/// Divergence alarms that are kept for tools.
+pub const ALARMS: usize = 64;
+/// A VERIFY round is given up after this long.
+pub const VERIFY_DEADLINE: Duration = Duration::from_secs(30);
+/// First pause after a failed start; doubles up to [`RETRY_MAX`].
+pub const START_RETRY: Duration = Duration::from_millis(50);
+/// Bound of the transactions of shards that wait to be checked, bytes.
+pub const BODIES_BYTES: usize = 128 * 1024 * 1024;
+/// Longest that a stopping executor waits for its connections.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,323 @@
+//! One shard in the making: from the pending pool into a builder, on a thread that may block.
+
+use super::super::cache::CacheView;
+use super::super::limits::{
+    FULL_SKIPS, PROBE_TRANSACTIONS, PROBE_TURNS, PUSH_CHUNK, SELECT_SHARDS_OF_GAS,
+};
+use super::super::pool::{Refused, Select};
+use super::super::shared::Shared;
+use super::super::verify::probe;
+use super::Race;
+use crate::execution::{Builder, Invalid, Push, Transaction, Unavailable};
+use crate::store_client::LockHolder;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use troika_proto::{Address, LockKey, Shard};
+
+/// A shard in the making.
+pub struct Work {
+    shared: Arc<Shared>,
+    race: Arc<Race>,
+    shard: u32,
+    over: CancellationToken,
+    view: Arc<CacheView>,
+    builder: Builder<Arc<CacheView>>,
+    /// Next nonce of every sender in the shard.
+    taken: HashMap<Address, u64>,
+    /// Senders of whom nothing more can go into this shard: a key that they write is held elsewhere.
+    out: HashSet<Address>,
+    /// Everything up to this version of the pool was tried.
+    since: u64,
+    /// The next pending transaction does not fit.
+    full: bool,
+    held: HashMap<LockKey, LockHolder>,
+}
+
+/// What one pass has found beside what it included.
+#[derive(Default)]
+struct Pass {
+    refused: Vec<Refused>,
+    passed: Vec<Arc<Transaction>>,
+    /// Senders who are done for this pass.
+    parked: HashSet<Address>,
+    full_skips: usize,
+    full: bool,
+}
+
+impl Work {
+    pub fn new(shared: &Arc<Shared>, race: &Arc<Race>, shard: u32) -> Self {
+        let number = race.round.environment.number.saturating_sub(1);
+        let view = shared.view(race.round.parent, number);
+        Self {
+            builder: Builder::new(shared.rules.clone(), race.environment.clone(), view.clone()),
+            shared: shared.clone(),
+            over: race.over(shard),
+            race: race.clone(),
+            shard,
+            view,
+            taken: HashMap::new(),
+            out: HashSet::new(),
+            since: 0,
+            full: false,
+            held: HashMap::new(),
+        }
+    }
+
+    /// True if the next pending transaction does not fit.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Transactions in the shard.
+    pub fn len(&self) -> usize {
+        self.builder.len()
+    }
+
+    /// True if something pending has not been tried.
+    pub fn has_more(&self) -> bool {
+        !self.full
+            && self
+                .shared
+                .pool
+                .pending()
+                .has_changed(self.shard, self.since)
+    }
+
+    /// Appends what is pending, until the shard is full, all was tried, or the race is over.
+    ///
+    /// # Errors
+    /// [`Unavailable`] where the store does not answer; what was appended stays.
+    pub fn append(&mut self) -> Result<(), Unavailable> {
+        while !self.full && !self.over.is_cancelled() {
+            let mut pass = Pass::default();
+            let more = self.pass(&mut pass);
+            self.shared.pool.passed(&pass.passed);
+            self.shared.pool.refuse(&pass.refused);
+            if !more? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries what is selected in one go; `false` where nothing is left to try.
+    fn pass(&mut self, pass: &mut Pass) -> Result<bool, Unavailable> {
+        loop {
+            // Who is parked or out has no next nonce.
+            let mut taken = self.taken.clone();
+            let done = pass.parked.iter().chain(&self.out);
+            taken.extend(done.map(|address| (*address, u64::MAX)));
+            let selection = self.shared.pool.pending().select(&Select {
+                shard: self.shard,
+                round: self.race.round.number,
+                base_fee: self.race.environment.base_fee,
+                since: self.since,
+                taken: &taken,
+                gas: self.builder.gas_left().max(1) * SELECT_SHARDS_OF_GAS,
+            });
+            let transactions: Vec<_> = selection.queues.into_iter().flatten().collect();
+            if transactions.is_empty() {
+                self.since = selection.version;
+                self.full = pass.full_skips > 0;
+                return Ok(false);
+            }
+            let prefetched = self
+                .shared
+                .runtime
+                .block_on(self.view.prefetch(&transactions));
+            prefetched.map_err(|error| Unavailable(error.to_string()))?;
+            for chunk in transactions.chunks(PUSH_CHUNK) {
+                self.push(chunk, pass)?;
+                if pass.full || self.over.is_cancelled() {
+                    self.full = pass.full;
+                    return Ok(false);
+                }
+            }
+            if !selection.more {
+                self.since = selection.version;
+                self.full = pass.full_skips > 0;
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Pushes one after the other; what the view misses on the way is loaded, for all of them together.
+    fn push(
+        &mut self,
+        transactions: &[Arc<Transaction>],
+        pass: &mut Pass,
+    ) -> Result<(), Unavailable> {
+        let mut turns = 0;
+        let tried = RefCell::new(0);
+        loop {
+            let rest = &transactions[*tried.borrow()..];
+            let gas_floor = GAS_FLOOR;
+            let pushed = {
+                let pass = RefCell::new(&mut *pass);
+                let (taken, race, shard, held) =
+                    (&mut self.taken, &self.race, self.shard, &self.held);
+                let out = &mut self.out;
+                let shard_gas_limit = self.shared.rules.shard_gas_limit;
+                let mut gas_used = self.builder.gas_used();
+                let candidates = rest.iter().filter(|transaction| {
+                    let parked = pass.borrow().parked.contains(&transaction.sender);
+                    if parked {
+                        *tried.borrow_mut() += 1;
+                    }
+                    !parked
+                });
+                self.builder.push_all(candidates, |transaction, push| {
+                    *tried.borrow_mut() += 1;
+                    let mut pass = pass.borrow_mut();
+                    if let Push::Included { gas, .. } = &push {
+                        gas_used += gas;
+                        taken.insert(transaction.sender, transaction.nonce() + 1);
+                        return true;
+                    }
+                    pass.left_out(transaction, push, race.round.number, shard, held, out);
+                    pass.full = pass.full
+                        || pass.full_skips >= FULL_SKIPS
+                        || (pass.full_skips > 0 && shard_gas_limit - gas_used < gas_floor);
+                    !pass.full
+                })
+            };
+            let Err(error) = pushed else {
+                return Ok(());
+            };
+            let missing = self.view.take_missing();
+            if missing.is_empty() {
+                return Err(error);
+            }
+            self.view.load_blocking(&self.shared.runtime, missing)?;
+            if turns < PROBE_TURNS {
+                let rest = &transactions[*tried.borrow()..];
+                let ahead = &rest[..rest.len().min(PROBE_TRANSACTIONS)];
+                probe(&self.shared, &self.view, &self.race.environment, ahead)?;
+                turns += 1;
+            }
+        }
+    }
+
+    /// Leaves out what writes these keys, which other shards hold, and what depends on it.
+    pub fn leave_out(&mut self, holders: &[LockHolder]) {
+        self.held.extend(holders.iter().map(|h| (h.key, *h)));
+        // What each would have locked: for those that are refused too often.
+        let writes = self.builder.writes();
+        let writes: HashMap<_, _> = self
+            .builder
+            .transactions()
+            .map(|transaction| transaction.hash)
+            .zip(writes)
+            .filter(|(_, keys)| keys.iter().any(|key| self.held.contains_key(key)))
+            .collect();
+        let mut turns = 0;
+        let mut removed = self.builder.bar(holders.iter().map(|h| h.key));
+        // State that only shows now: load it, and put back what was not tried.
+        while removed.iter().any(|r| r.reason.is_err()) && turns < PROBE_TURNS {
+            turns += 1;
+            let missing = self.view.take_missing();
+            if missing.is_empty()
+                || self
+                    .view
+                    .load_blocking(&self.shared.runtime, missing)
+                    .is_err()
+            {
+                break;
+            }
+            let mut again = Vec::with_capacity(removed.len());
+            for mut one in removed {
+                if one.reason.is_err() {
+                    one.reason = self.builder.push(&one.transaction);
+                }
+                if !matches!(one.reason, Ok(Push::Included { .. })) {
+                    again.push(one);
+                }
+            }
+            removed = again;
+        }
+        let mut refused = Vec::new();
+        for one in removed {
+            self.out.insert(one.transaction.sender);
+            if let Ok(Push::Held(key)) = one.reason {
+                let keys = writes.get(&one.transaction.hash);
+                let keys = keys.map_or(std::slice::from_ref(&key), Vec::as_slice);
+                let held = keys.iter().filter_map(|key| self.held.get(key)).copied();
+                self.shared.aged().refused(&one.transaction, keys);
+                refused.push(Refused {
+                    held: held.collect(),
+                    transaction: one.transaction,
+                    round: self.race.round.number,
+                    shard: self.shard,
+                    reason: String::new(),
+                    drop: false,
+                });
+            }
+        }
+        self.taken.clear();
+        for transaction in self.builder.transactions() {
+            self.taken
+                .insert(transaction.sender, transaction.nonce() + 1);
+        }
+        self.shared.pool.refuse(&refused);
+    }
+
+    /// The shard as it stands.
+    pub fn finish(&self) -> Shard {
+        self.builder.finish(self.shard)
+    }
+}
+
+/// Below this much gas nothing fits: a plain transfer's.
+const GAS_FLOOR: u64 = 21_000;
+
+impl Pass {
+    fn left_out(
+        &mut self,
+        transaction: &Arc<Transaction>,
+        push: Push,
+        round: u64,
+        shard: u32,
+        holders: &HashMap<LockKey, LockHolder>,
+        out: &mut HashSet<Address>,
+    ) {
+        let (held, reason, drop) = match push {
+            Push::Included { .. } => return,
+            // Included before, or another in its place: the sender's next one may be fine.
+            Push::Drop(Invalid::NonceTooLow { .. }) => {
+                self.passed.push(transaction.clone());
+                return;
+            }
+            Push::Full => {
+                self.full_skips += 1;
+                self.parked.insert(transaction.sender);
+                return;
+            }
+            // Waits for an earlier one: nothing to tell.
+            Push::Skip(Invalid::NonceTooHigh { .. }) => {
+                self.parked.insert(transaction.sender);
+                return;
+            }
+            Push::Held(key) => {
+                out.insert(transaction.sender);
+                (
+                    holders.get(&key).copied().into_iter().collect(),
+                    String::new(),
+                    false,
+                )
+            }
+            Push::Skip(reason) => (Vec::new(), reason.to_string(), false),
+            Push::Drop(reason) => (Vec::new(), reason.to_string(), true),
+        };
+        self.parked.insert(transaction.sender);
+        self.refused.push(Refused {
+            transaction: transaction.clone(),
+            round,
+            shard,
+            held,
+            reason,
+            drop,
+        });
+    }
+}

@@ -1,0 +1,193 @@
+//! What the tasks of one executor share once it knows its chain.
+
+use super::cache::{CacheView, StateCache};
+use super::feed::RoundBook;
+use super::limits::{AGED_AFTER, AGED_KEYS, AGED_TRACKED, AGED_TRANSACTIONS};
+use super::pool::Pool;
+use super::stats::Stats;
+use super::verifying::Bodies;
+use crate::execution::{Rules, Transaction};
+use crate::store_client::StoreClient;
+use arc_swap::ArcSwap;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hasher;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use troika_proto::{B256, ChainConfig, Environment, LockKey};
+
+/// What the tasks of one executor share.
+pub struct Shared {
+    /// The executor's name.
+    pub name: String,
+    /// First and last shard that it owns, cut to what the chain has.
+    pub shards: (u32, u32),
+    /// The way to the store.
+    pub client: StoreClient,
+    /// The chain's config.
+    pub config: ChainConfig,
+    /// Hash of block 0.
+    pub genesis_hash: B256,
+    /// What execution needs of the config.
+    pub rules: Rules,
+    /// Hash of the chain's head.
+    pub head: ArcSwap<B256>,
+    /// Pending transactions.
+    pub pool: Arc<Pool>,
+    /// Cached state.
+    pub cache: Arc<StateCache>,
+    /// Recent rounds, for the feed.
+    pub book: Arc<RoundBook>,
+    /// Transactions of shards to be checked.
+    pub bodies: Arc<Bodies>,
+    /// Counters.
+    pub stats: Arc<Stats>,
+    /// Transactions that were refused too often.
+    pub aged: Mutex<Aged>,
+    /// One for each shard that may be executed at a time.
+    pub permits: Arc<Semaphore>,
+    /// Shards of the open rounds that still want to be executed: while there are some, nothing else is.
+    pub busy: watch::Sender<usize>,
+    /// Whether lost shards are executed a second time.
+    pub second_execution: bool,
+    /// For blocking threads that must wait for the store.
+    pub runtime: Handle,
+    /// Cancelled when the executor stops.
+    pub stop: CancellationToken,
+}
+
+impl Shared {
+    /// The shards that it owns.
+    pub fn own(&self) -> RangeInclusive<u32> {
+        self.shards.0..=self.shards.1
+    }
+
+    /// A view of the state after `block`.
+    pub fn view(&self, block: B256, number: u64) -> Arc<CacheView> {
+        let fixed = self.config.fixed.as_ref();
+        Arc::new(CacheView::new(
+            self.cache.clone(),
+            self.client.clone(),
+            block,
+            number,
+            fixed.map(|fixed| fixed.block_hashes.clone()),
+        ))
+    }
+
+    /// What transactions see in a round of `environment`.
+    pub fn execution_environment(&self, environment: &Environment) -> Environment {
+        self.config.execution_environment(environment)
+    }
+
+    /// This executor's share of `spread` for one occasion: the same at every call, another one for every executor.
+    /// That is how executors with the same work come to begin at different ends.
+    pub fn stagger(&self, occasion: &[u8], spread: Duration) -> Duration {
+        // FNV-1a: all that is asked of it is to differ.
+        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+        hasher.write(self.name.as_bytes());
+        hasher.write(occasion);
+        let share = (hasher.finish() >> 40) as f64 / (1u64 << 24) as f64;
+        spread.mul_f64(share)
+    }
+
+    /// Sets the gauges that show how much memory is in use.
+    pub fn gauge(&self) {
+        let (transactions, bytes) = {
+            let pending = self.pool.pending();
+            (pending.len(), pending.bytes())
+        };
+        for (metric, value) in [
+            ("troika_executor_pending_transactions", transactions),
+            ("troika_executor_pending_bytes", bytes),
+            ("troika_executor_cache_bytes", self.cache.bytes()),
+        ] {
+            metrics::gauge!(metric, "executor" => self.name.clone()).set(value as f64);
+        }
+    }
+
+    /// The registry of aged transactions, locked. Never held over an await.
+    pub fn aged(&self) -> MutexGuard<'_, Aged> {
+        self.aged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        // The last steps of MurmurHash3: spreads the low bits over the high ones.
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        mixed ^ (mixed >> 33)
+    }
+}
+
+/// Transactions that were refused because other shards held their keys, and how often.
+#[derive(Default)]
+pub struct Aged {
+    refused: HashMap<B256, Aging>,
+}
+
+struct Aging {
+    transaction: Arc<Transaction>,
+    times: u32,
+    keys: Vec<LockKey>,
+}
+
+impl Aged {
+    /// `transaction`, which would write `keys`, was refused.
+    pub fn refused(&mut self, transaction: &Arc<Transaction>, keys: &[LockKey]) {
+        if self.refused.len() >= AGED_TRACKED && !self.refused.contains_key(&transaction.hash) {
+            return;
+        }
+        let aging = self.refused.entry(transaction.hash).or_insert(Aging {
+            transaction: transaction.clone(),
+            times: 0,
+            keys: Vec::new(),
+        });
+        aging.times += 1;
+        if keys.len() <= AGED_KEYS && !keys.is_empty() {
+            aging.keys = keys.to_vec();
+        }
+    }
+
+    /// Keys to reserve at the next opening, each for one shard; forgets what is no longer pending.
+    pub fn reservations(&mut self, pool: &Pool, next_round: u64) -> Vec<(LockKey, u32)> {
+        if self.refused.is_empty() {
+            return Vec::new();
+        }
+        let pending = pool.pending();
+        self.refused
+            .retain(|_, aging| !pending.gateways_of(&aging.transaction).is_empty());
+        let mut aged: Vec<&Aging> = self.refused.values().collect();
+        aged.retain(|aging| aging.times >= AGED_AFTER && !aging.keys.is_empty());
+        aged.sort_by(|a, b| {
+            let by_age = b.times.cmp(&a.times);
+            by_age.then(a.transaction.hash.cmp(&b.transaction.hash))
+        });
+        let mut reserved = Vec::new();
+        let mut taken = HashSet::new();
+        for aging in aged.into_iter().take(AGED_TRANSACTIONS) {
+            let Some(shard) = pending.shard_of(aging.transaction.sender, next_round) else {
+                continue;
+            };
+            // Half a transaction's keys are of no use: all or none.
+            if aging.keys.iter().any(|key| taken.contains(key)) {
+                continue;
+            }
+            taken.extend(aging.keys.iter().copied());
+            reserved.extend(aging.keys.iter().map(|key| (*key, shard)));
+        }
+        reserved
+    }
+}

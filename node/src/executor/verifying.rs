@@ -1,0 +1,227 @@
+//! VERIFY rounds: checking a block that somebody else made.
+//!
+//! For each of its shards the executor takes the transactions that were handed in ([`Bodies`]), recovers their senders
+//! (nobody is taken at his word here), executes them on the parent, and submits what came of it. An outcome that is not
+//! the header's is submitted all the same: the store notes it as dissent, and two executors of different identity that
+//! agree make the block invalid. A round that nobody can finish is given up at its deadline.
+
+use super::limits::{BODIES_BYTES, RETRY_MAX, RETRY_MIN, VERIFY_DEADLINE};
+use super::shared::Shared;
+use super::verify::{Outcome, execute};
+use crate::execution::Transaction;
+use crate::store_client::{Round, Seal, Submitted};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use troika_proto::{B256, Bytes, v1};
+
+/// Transactions of shards to be checked, by the shard hash that the header's list gives. Bounded in bytes, oldest out
+/// first. Nothing in it is trusted.
+#[derive(Default)]
+pub struct Bodies {
+    held: Mutex<Held>,
+    version: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Held {
+    by_hash: HashMap<B256, Arc<Vec<Bytes>>>,
+    order: VecDeque<(B256, usize)>,
+    bytes: usize,
+}
+
+impl Bodies {
+    /// Hands in the transactions of a shard.
+    pub fn offer(&self, shard_hash: B256, transactions: Vec<Bytes>) {
+        {
+            let mut held = self.held();
+            let bytes = transactions.iter().map(|t| t.len() + 64).sum::<usize>() + 128;
+            if held
+                .by_hash
+                .insert(shard_hash, Arc::new(transactions))
+                .is_some()
+            {
+                // The newest offer counts; its size is that of the first, near enough for a bound.
+                return;
+            }
+            held.order.push_back((shard_hash, bytes));
+            held.bytes += bytes;
+            while held.bytes > BODIES_BYTES && held.order.len() > 1 {
+                let Some((oldest, bytes)) = held.order.pop_front() else {
+                    break;
+                };
+                held.by_hash.remove(&oldest);
+                held.bytes -= bytes;
+            }
+        }
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The transactions of a shard, as soon as they are handed in.
+    async fn wait_for(&self, shard_hash: B256) -> Arc<Vec<Bytes>> {
+        let mut changes = self.version.subscribe();
+        loop {
+            changes.borrow_and_update();
+            if let Some(body) = self.held().by_hash.get(&shard_hash) {
+                return body.clone();
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// A VERIFY round that this executor takes part in. Dropped, it stops.
+pub struct Verifying {
+    closed: CancellationToken,
+    decided: BTreeMap<u32, CancellationToken>,
+}
+
+impl Drop for Verifying {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+impl Verifying {
+    /// Takes part in `round`.
+    pub fn start(shared: &Arc<Shared>, round: Round) -> Self {
+        let closed = shared.stop.child_token();
+        let round = Arc::new(round);
+        let mut decided = BTreeMap::new();
+        for shard in shared.own() {
+            let over = closed.child_token();
+            if !round.winners.contains_key(&shard) {
+                tokio::spawn(check(shared.clone(), round.clone(), shard, over.clone()));
+            }
+            decided.insert(shard, over);
+        }
+        tokio::spawn(give_up(shared.clone(), round.number, closed.clone()));
+        Self { closed, decided }
+    }
+
+    /// A shard has been decided: whoever works on it stops.
+    pub fn decided(&self, shard: u32) {
+        if let Some(over) = self.decided.get(&shard) {
+            over.cancel();
+        }
+    }
+}
+
+async fn check(shared: Arc<Shared>, round: Arc<Round>, shard: u32, over: CancellationToken) {
+    let Some(expected) = round.shard_hashes.get(shard as usize).copied() else {
+        return;
+    };
+    let checking = async {
+        let body = shared.bodies.wait_for(expected).await;
+        let mut pause = RETRY_MIN;
+        loop {
+            match outcome(&shared, &round, shard, &body).await {
+                Outcome::Unavailable(reason) => {
+                    tracing::debug!(round = round.number, shard, reason, "not checked yet");
+                }
+                outcome => match submit(&shared, &round, shard, expected, &outcome).await {
+                    Ok(()) => return,
+                    Err(problem) => tracing::warn!(round = round.number, shard, problem),
+                },
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    };
+    tokio::select! {
+        biased;
+        () = over.cancelled() => {}
+        () = checking => {}
+    }
+}
+
+/// Executes what was handed in, on the round's parent.
+async fn outcome(
+    shared: &Arc<Shared>,
+    round: &Round,
+    shard: u32,
+    body: &Arc<Vec<Bytes>>,
+) -> Outcome {
+    let raw = body.clone();
+    let recovered = tokio::task::spawn_blocking(move || {
+        let transactions = crate::execution::recover_all(&raw)
+            .into_iter()
+            .map(|t| t.map(Arc::new));
+        transactions.collect::<Result<Vec<Arc<Transaction>>, _>>()
+    });
+    let transactions = match recovered.await {
+        Ok(Ok(transactions)) => transactions,
+        Ok(Err(problem)) => return Outcome::Impossible(problem.to_string()),
+        Err(error) => return Outcome::Unavailable(error.to_string()),
+    };
+    execute(
+        shared,
+        round.parent,
+        &round.environment,
+        shard,
+        transactions,
+    )
+    .await
+}
+
+async fn submit(
+    shared: &Shared,
+    round: &Round,
+    shard: u32,
+    expected: B256,
+    outcome: &Outcome,
+) -> Result<(), String> {
+    let (client, name) = (&shared.client, &shared.name);
+    let answer = match outcome {
+        Outcome::Shard(outcome) => client.submit(round.number, name, outcome).await,
+        Outcome::Impossible(reason) => {
+            client
+                .submit_failure(round.number, shard, name, reason)
+                .await
+        }
+        Outcome::Unavailable(reason) => return Err(reason.clone()),
+    };
+    match answer.map_err(|e| e.to_string())? {
+        Submitted::Noted => {
+            let ours = match outcome {
+                Outcome::Shard(ours) => ours.hash.to_string(),
+                Outcome::Impossible(reason) | Outcome::Unavailable(reason) => reason.clone(),
+            };
+            shared
+                .stats
+                .diverged(round.number, shard, "the block's producer", expected, &ours);
+        }
+        answer => tracing::debug!(round = round.number, shard, ?answer, "checked"),
+    }
+    Ok(())
+}
+
+/// Gives the round up at its deadline, as UNAVAILABLE.
+async fn give_up(shared: Arc<Shared>, round: u64, closed: CancellationToken) {
+    let giving_up = async {
+        sleep(VERIFY_DEADLINE).await;
+        let mut pause = RETRY_MIN;
+        loop {
+            match shared.client.void(round, v1::VoidReason::Unavailable).await {
+                Ok(Seal::Closed(_)) => return,
+                Ok(Seal::Refused(refusal)) => tracing::debug!(round, %refusal, "not given up"),
+                Err(error) => tracing::warn!(round, %error, "giving up failed"),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    };
+    tokio::select! {
+        biased;
+        () = closed.cancelled() => {}
+        () = giving_up => {}
+    }
+}
