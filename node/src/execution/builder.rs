@@ -297,9 +297,9 @@ impl<V: StateView> Builder<V> {
 }
 
 impl Progress {
-    /// Refusals that need no execution.
+    /// Refusals that need no execution. What revm checks anyway is left to it.
     fn refuse(&self, rules: &Rules, transaction: &Transaction) -> Option<Push> {
-        if let Err(invalid) = rules.check(transaction) {
+        if let Err(invalid) = rules.check_shard(transaction) {
             return Some(Push::Drop(invalid));
         }
         let full = self.included.len() >= MAX_SHARD_TRANSACTIONS
@@ -317,9 +317,16 @@ impl Progress {
             return Ok(refusal);
         }
         let executed = match engine.run(transaction)? {
-            Ran::Invalid(invalid) if invalid.is_permanent() => return Ok(Push::Drop(invalid)),
-            Ran::Invalid(invalid) => return Ok(Push::Skip(invalid)),
             Ran::Executed(executed) => executed,
+            Ran::Invalid(invalid) => {
+                // What no state can cure says more than what revm met first.
+                let invalid = rules.check(transaction).err().unwrap_or(invalid);
+                return Ok(if invalid.is_permanent() {
+                    Push::Drop(invalid)
+                } else {
+                    Push::Skip(invalid)
+                });
+            }
         };
         let bytes = message_bytes(transaction, &executed);
         let refusal = self.refuse_executed(rules, engine, &executed.changes, bytes);

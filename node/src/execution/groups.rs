@@ -54,6 +54,24 @@ pub fn groups_of<E>(outcomes: &[Result<Outcome, E>]) -> Vec<Group> {
     }))
 }
 
+/// Puts groups into `shards` shards, the largest first and each where there is least gas. Within a shard
+/// transactions keep the block's order.
+pub fn pack(groups: &[Group], shards: u32) -> Vec<Vec<usize>> {
+    let mut packed = vec![(0u64, Vec::new()); shards.max(1) as usize];
+    for group in groups {
+        let Some((gas, members)) = packed.iter_mut().min_by_key(|(gas, _)| *gas) else {
+            break;
+        };
+        *gas += group.gas;
+        members.extend_from_slice(&group.transactions);
+    }
+    let mut packed: Vec<Vec<usize>> = packed.into_iter().map(|(_, members)| members).collect();
+    for members in &mut packed {
+        members.sort_unstable();
+    }
+    packed
+}
+
 /// Gas of the busiest of `shards` shards, at the least: the larger of the largest group and an even share. Parallelism
 /// is bounded by the gas of all divided by this.
 pub fn least_critical_gas(groups: &[Group], shards: u32) -> u64 {
@@ -84,6 +102,23 @@ mod tests {
         assert_eq!(groups[0].transactions, [0, 1, 3]);
         assert_eq!(groups[0].gas, 30);
         assert_eq!(groups[1].transactions, [2]);
+    }
+
+    #[test]
+    fn packing_loses_nothing_splits_no_group_and_evens_out() {
+        let sizes = [50u64, 30, 30, 20, 10, 10];
+        let groups: Vec<Group> = (0..)
+            .zip(sizes)
+            .map(|(i, gas)| Group {
+                transactions: vec![i, i + 10],
+                gas,
+            })
+            .collect();
+        let packed = pack(&groups, 3);
+        assert_eq!(
+            packed,
+            [vec![0, 10], vec![1, 3, 11, 13], vec![2, 4, 5, 12, 14, 15]]
+        );
     }
 
     #[test]

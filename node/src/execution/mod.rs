@@ -17,10 +17,11 @@
 //!
 //! Beside that: [`call`], [`estimate_gas`], [`create_access_list`] and [`trace()`] for JSON-RPC; [`mainnet`] reads real
 //! blocks; [`sequential`] executes them as Ethereum does, for comparison; [`groups`] says how far they can be cut into
-//! shards.
+//! shards; [`bench`](mod@bench) measures.
 //!
 //! This module never knows who asks: no rounds, no store, no locks held, no peers.
 
+pub mod bench;
 mod builder;
 mod cache;
 mod evm;

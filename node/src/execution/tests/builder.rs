@@ -200,6 +200,17 @@ fn what_cannot_run_leaves_no_trace_and_says_whether_it_ever_can() {
     init.gas_limit = 3_000_000;
     let init = builder.push(&sign(1, init));
     assert_eq!(init, Ok(Push::Drop(Invalid::InitCodeSize)));
+    let mut foreign = plain(1, TxKind::Call(somebody(9)), 1, vec![]);
+    foreign.chain_id = 1;
+    let foreign = builder.push(&sign(1, foreign));
+    assert!(matches!(foreign, Ok(Push::Drop(Invalid::ChainId { .. }))));
+    let mut greedy = plain(1, TxKind::Call(somebody(9)), 1, vec![]);
+    greedy.gas_limit = 30_000_001;
+    let greedy = builder.push(&sign(1, greedy));
+    assert!(matches!(
+        greedy,
+        Ok(Push::Drop(Invalid::GasAboveShard { .. }))
+    ));
     assert_eq!(builder.finish(0), before);
 }
 

@@ -91,6 +91,21 @@ fn real_blocks_fall_apart_into_more_groups_where_credits_commute() {
 }
 
 #[test]
+fn a_benchmark_accounts_for_the_whole_block() {
+    for file in files().into_iter().skip(11).take(1) {
+        let block = MainnetBlock::read(&file).expect("a block file");
+        let options = bench::Options {
+            runs: 1,
+            ..bench::Options::default()
+        };
+        let figures = bench::execute(&block, options).expect("readable");
+        assert_eq!(figures.transactions, block.transactions.len());
+        assert_eq!(figures.gas, block.gas_used);
+        assert!(figures.parallelism_bound >= 1.0 && !figures.revm.is_zero());
+    }
+}
+
+#[test]
 fn the_spec_follows_from_number_and_time() {
     let at = |number, timestamp| spec_of(number, timestamp).map(Spec::name);
     assert_eq!(at(12_243_999, 1_618_000_000), None);

@@ -28,13 +28,20 @@ pub(super) fn pack(units: &[Unit], pending: &Pending<'_>) -> Vec<u32> {
     let shards = pending.shards.max(1) as usize;
     let mut loads = pending.occupied.gas.clone();
     loads.resize(shards, 0);
-    let total: u64 = units.iter().map(|u| u.gas).chain(loads.iter().copied()).fold(0, u64::saturating_add);
+    let total: u64 = units
+        .iter()
+        .map(|u| u.gas)
+        .chain(loads.iter().copied())
+        .fold(0, u64::saturating_add);
     let cap = cap(total, pending, shards);
     let mut assigned = vec![0; units.len()];
     for group in groups(units, pending) {
         let home = group.home(shards);
         for part in group.parts(units, cap) {
-            let gas: u64 = part.iter().map(|u| units[*u].gas).fold(0, u64::saturating_add);
+            let gas: u64 = part
+                .iter()
+                .map(|u| units[*u].gas)
+                .fold(0, u64::saturating_add);
             let fits = |shard: &usize| loads[*shard].saturating_add(gas) <= cap;
             let shard = home.filter(fits).unwrap_or_else(|| least(&loads));
             loads[shard] = loads[shard].saturating_add(gas);

@@ -110,7 +110,11 @@ impl History {
     pub fn expected(&self, call: &Call) -> Vec<LockKey> {
         let mut keys = Vec::new();
         let addresses = self.calls.get(call).into_iter().flatten();
-        for address in addresses.chain([&call.0].into_iter().filter(|_| !self.calls.contains_key(call))) {
+        for address in addresses.chain(
+            [&call.0]
+                .into_iter()
+                .filter(|_| !self.calls.contains_key(call)),
+        ) {
             let Some(contract) = self.contracts.get(address) else {
                 continue;
             };

@@ -103,10 +103,7 @@ pub fn by_writes(pending: &Pending<'_>) -> Vec<u32> {
 }
 
 /// One unit a sender, linked by what `links` gives beside the sender itself; then packed.
-fn assign(
-    pending: &Pending<'_>,
-    links: impl Fn(&Estimate, &mut Vec<LockKey>),
-) -> Vec<u32> {
+fn assign(pending: &Pending<'_>, links: impl Fn(&Estimate, &mut Vec<LockKey>)) -> Vec<u32> {
     let mut of_sender: HashMap<Address, usize> = HashMap::new();
     let mut units: Vec<Unit> = Vec::new();
     let mut unit_of = Vec::with_capacity(pending.transactions.len());

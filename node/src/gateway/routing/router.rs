@@ -95,7 +95,13 @@ impl Router {
 
     /// A transaction of the sender conflicted: its queue goes to the shard that held the keys, from `round` on. `None` if
     /// it is there already, or is moving (an earlier refusal moved it, and this one is of a round before that).
-    pub fn follow(&mut self, sender: Address, shard: u32, round: u64, refused: u64) -> Option<Placed> {
+    pub fn follow(
+        &mut self,
+        sender: Address,
+        shard: u32,
+        round: u64,
+        refused: u64,
+    ) -> Option<Placed> {
         let place = self.places.get_mut(&sender)?;
         if place.shard == shard || place.from_round > refused || shard >= self.shards {
             return None;
