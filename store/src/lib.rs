@@ -4,6 +4,7 @@
 //! [`state`] (decides). A lower one never knows a higher one.
 
 pub mod clock;
+pub mod ctl;
 pub mod db;
 pub mod limits;
 pub mod raft;

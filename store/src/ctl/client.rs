@@ -1,0 +1,269 @@
+//! Connections to members, with failover.
+//!
+//! Every call of the store may be sent again (decisions are write-once), so a call that finds a member unavailable is
+//! sent to the next one until the command's time is over.
+
+use super::args::Global;
+use super::exit::CtlError;
+use bytes::Bytes;
+use std::future::Future;
+use std::time::{Duration, Instant};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Response, Status};
+use tonic_health::pb::health_client::HealthClient;
+use troika_proto::limits::MAX_MESSAGE_BYTES;
+use troika_proto::v1;
+use troika_proto::v1::cluster_client::ClusterClient;
+use troika_proto::v1::rounds_client::RoundsClient;
+use troika_proto::v1::state_client::StateClient;
+
+/// First and longest pause between two rounds over all endpoints.
+const RETRY_PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(500)];
+/// How long connecting to one member may take before the next one is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one member may take where there are others to ask and the call only reads.
+const LEAST_SHARE: Duration = Duration::from_millis(500);
+
+/// A member to talk to.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) url: String,
+    pub(super) channel: Channel,
+}
+
+/// All members that were named, and how long a command may take.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    members: Vec<Member>,
+    timeout: Duration,
+    meta: v1::RequestMeta,
+}
+
+/// One attempt of a call: a channel and what is left of the time.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    channel: Channel,
+    left: Option<Duration>,
+}
+
+impl Attempt {
+    pub(super) fn rounds(&self) -> RoundsClient<Channel> {
+        RoundsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(super) fn state(&self) -> StateClient<Channel> {
+        StateClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(super) fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(super) fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel.clone())
+    }
+
+    /// A request with the deadline of this attempt.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(left) = self.left {
+            request.set_timeout(left);
+        }
+        request
+    }
+}
+
+impl Client {
+    pub(super) fn new(global: &Global) -> Result<Self, CtlError> {
+        let mut members = Vec::new();
+        for endpoint in endpoints(global)? {
+            members.push(Member {
+                url: endpoint.uri().to_string(),
+                channel: endpoint.connect_lazy(),
+            });
+        }
+        Ok(Self {
+            members,
+            timeout: global.timeout,
+            meta: v1::RequestMeta {
+                cluster_id: global.cluster.clone().map_or_else(Bytes::new, Into::into),
+                min_revision: global.min_revision,
+            },
+        })
+    }
+
+    /// What goes with every request of this command.
+    pub(super) fn meta(&self) -> Option<v1::RequestMeta> {
+        Some(self.meta.clone())
+    }
+
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Calls one member, without a second attempt.
+    pub(super) async fn call_member<T, Fut>(
+        &self,
+        member: &Member,
+        call: impl FnOnce(Attempt) -> Fut,
+    ) -> Result<T, Status>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let attempt = Attempt {
+            channel: member.channel.clone(),
+            left: Some(self.timeout),
+        };
+        within(self.timeout, call(attempt))
+            .await
+            .map(Response::into_inner)
+    }
+
+    /// Opens a stream that may last: on the first member that takes it.
+    pub(super) async fn open_stream<T, Fut>(
+        &self,
+        call: impl Fn(Attempt) -> Fut,
+    ) -> Result<T, CtlError>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.attempts(false, call).await
+    }
+
+    /// Calls members in turn until one answers or the time is over.
+    pub(super) async fn call<T, Fut>(&self, call: impl Fn(Attempt) -> Fut) -> Result<T, CtlError>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.attempts(true, call).await
+    }
+
+    async fn attempts<T, Fut>(
+        &self,
+        bounded: bool,
+        call: impl Fn(Attempt) -> Fut,
+    ) -> Result<T, CtlError>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let started = Instant::now();
+        let mut pause = RETRY_PAUSE[0];
+        let mut last: Option<String> = None;
+        loop {
+            for (i, member) in self.members.iter().enumerate() {
+                let Some(left) = self.timeout.checked_sub(started.elapsed()) else {
+                    return Err(out_of_time(last, self.timeout));
+                };
+                // A member that hangs must leave time for the others.
+                let others = (self.members.len() - i - 1) as u32;
+                let share = (left / (others + 1)).max(LEAST_SHARE.min(left));
+                let attempt = Attempt {
+                    channel: member.channel.clone(),
+                    left: bounded.then_some(share),
+                };
+                match within(share, call(attempt)).await {
+                    Ok(response) => return Ok(response.into_inner()),
+                    Err(status) if worth_another_member(&status) => {
+                        last = Some(format!("{}: {}", member.url, reason(&status)));
+                    }
+                    Err(status) => return Err(status.into()),
+                }
+            }
+            tokio::time::sleep(pause.min(self.timeout.saturating_sub(started.elapsed()))).await;
+            pause = (pause * 2).min(RETRY_PAUSE[1]);
+        }
+    }
+}
+
+fn worth_another_member(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled
+    )
+}
+
+fn out_of_time(last: Option<String>, timeout: Duration) -> CtlError {
+    match last {
+        Some(last) if last.contains(TIMED_OUT) => {
+            CtlError::Deadline(format!("no answer within {timeout:?} ({last})"))
+        }
+        Some(last) => CtlError::Unavailable(format!("no member answered in time ({last})")),
+        None => CtlError::Deadline(format!("no answer within {timeout:?}")),
+    }
+}
+
+const TIMED_OUT: &str = "timed out";
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result,
+        Err(_) => Err(Status::deadline_exceeded(TIMED_OUT)),
+    }
+}
+
+/// A status in words, with what lies under a transport error.
+pub(super) fn reason(status: &Status) -> String {
+    if status.code() == Code::DeadlineExceeded {
+        return TIMED_OUT.to_owned();
+    }
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let inner = error.to_string();
+        if !text.contains(&inner) {
+            text = format!("{text}: {inner}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// The endpoints that were named, with TLS where it was asked for.
+pub(super) fn endpoints(global: &Global) -> Result<Vec<Endpoint>, CtlError> {
+    let tls = tls(global)?;
+    let mut endpoints = Vec::new();
+    for name in global.endpoints.iter().filter(|name| !name.is_empty()) {
+        let url = match name.split_once("://") {
+            Some(_) => name.clone(),
+            None if tls.is_some() => format!("https://{name}"),
+            None => format!("http://{name}"),
+        };
+        let mut endpoint = Endpoint::from_shared(url)
+            .map_err(|e| CtlError::Usage(format!("--endpoints: {name:?} is not a URL: {e}")))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_adaptive_window(true);
+        if endpoint.uri().scheme_str() == Some("https") {
+            endpoint = endpoint
+                .tls_config(tls.clone().unwrap_or_default())
+                .map_err(|e| CtlError::Usage(format!("TLS for {name}: {e}")))?;
+        }
+        endpoints.push(endpoint);
+    }
+    if endpoints.is_empty() {
+        return Err(CtlError::Usage("--endpoints: names no member".to_owned()));
+    }
+    Ok(endpoints)
+}
+
+fn tls(global: &Global) -> Result<Option<ClientTlsConfig>, CtlError> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path)
+            .map_err(|e| CtlError::Usage(format!("cannot read {}: {e}", path.display())))
+    };
+    let Some(cacert) = &global.cacert else {
+        return Ok(None);
+    };
+    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(cacert)?));
+    if let (Some(cert), Some(key)) = (&global.cert, &global.key) {
+        config = config.identity(Identity::from_pem(read(cert)?, read(key)?));
+    }
+    Ok(Some(config))
+}
