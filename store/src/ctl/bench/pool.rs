@@ -131,7 +131,7 @@ impl Pool {
                 receipts: self.receipts.clone(),
                 diff: Some(diff.clone()),
             }),
-            failure: String::new(),
+            ..v1::SubmitRequest::default()
         }
     }
 }
