@@ -1,5 +1,7 @@
 //! Every limit of the gateway, with its unit. A message that refuses something names one of these.
 
+use std::time::Duration;
+
 /// Most nonces that a transaction may be ahead of its sender's account.
 pub const MAX_NONCES_AHEAD: u64 = 4_096;
 /// Most bytes of pending envelopes of one sender.
@@ -18,3 +20,53 @@ pub const MAX_AGED: usize = 64;
 pub const MAX_REFUSALS: u32 = 16;
 /// Dropped transactions whose reason is remembered.
 pub const MAX_DROP_REASONS: usize = 10_000;
+/// Accounts of senders at the head that are remembered.
+pub const MAX_CACHED_ACCOUNTS: usize = 100_000;
+/// Bytes of sealed blocks that are kept for reading.
+pub const MAX_BLOCK_CACHE_BYTES: usize = 128 * 1024 * 1024;
+/// Bytes of transactions whose senders were recovered lately.
+pub const MAX_RECOVERED_BYTES: usize = 64 * 1024 * 1024;
+/// Changes of the pending set that an executor's stream may lag behind; then it starts again with a snapshot.
+pub const UPDATE_BUFFER: usize = 16_384;
+/// Transactions in one message to an executor.
+pub const MAX_ADD_TRANSACTIONS: usize = 1_000;
+/// Envelope bytes in one message to an executor.
+pub const MAX_ADD_BYTES: usize = 4 * 1024 * 1024;
+/// Messages that wait on one executor's stream.
+pub const STREAM_BUFFER: usize = 64;
+/// Changes of the pending set are gathered for this long before they go to the executors.
+pub const FLUSH_EVERY: Duration = Duration::from_millis(2);
+/// First pause before an executor is tried again; doubles up to [`RECONNECT_MAX`].
+pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before an executor is tried again.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(2);
+/// Longest that a connection to an executor may take to come up, and a call to be answered.
+pub const EXECUTOR_TIMEOUT: Duration = Duration::from_secs(2);
+/// A silent connection to an executor is probed this often.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// New heads that a subscriber may lag behind.
+pub const HEADS_BUFFER: usize = 256;
+/// New pending transactions that a subscriber may lag behind.
+pub const PENDING_BUFFER: usize = 16_384;
+/// Longest that a call, an estimate or a trace may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls, estimates and traces that run at one time.
+pub const MAX_CALLS: usize = 64;
+/// Bytes of one JSON-RPC request, or batch.
+pub const MAX_REQUEST_BYTES: u32 = 15 * 1024 * 1024;
+/// Bytes of one JSON-RPC answer, or batch of answers.
+pub const MAX_RESPONSE_BYTES: u32 = 64 * 1024 * 1024;
+/// Requests in one batch.
+pub const MAX_BATCH: u32 = 1_000;
+/// Connections at one time.
+pub const MAX_CONNECTIONS: u32 = 1_000;
+/// Subscriptions of one connection.
+pub const MAX_SUBSCRIPTIONS: u32 = 128;
+/// Blocks that one `eth_getLogs` may span.
+pub const MAX_LOG_BLOCKS: u64 = 10_000;
+/// Logs that one `eth_getLogs` may answer.
+pub const MAX_LOGS: usize = 20_000;
+/// Blocks that one `eth_feeHistory` may span.
+pub const MAX_FEE_HISTORY: u64 = 1_024;
+/// Blocks that are read from the store at one time for one request.
+pub const READ_AHEAD: usize = 16;

@@ -6,7 +6,7 @@
 //! pool's reserves, a total supply. Those are where strangers collide; a slot that changes once (somebody's own token
 //! balance) is not.
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, U256};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use troika_proto::{Diff, LockKey, Receipt};
 
@@ -147,7 +147,7 @@ pub fn call_of(to: Option<Address>, input: &[u8]) -> Option<Call> {
 pub(super) fn log_of(address: Address) -> troika_proto::Log {
     troika_proto::Log {
         address,
-        topics: vec![B256::ZERO],
+        topics: vec![troika_proto::B256::ZERO],
         ..Default::default()
     }
 }

@@ -19,7 +19,7 @@ mod router;
 #[cfg(test)]
 mod tests;
 
-pub use history::History;
+pub use history::{Call, History, call_of};
 pub use router::{Placed, Router};
 
 use alloy_primitives::Address;

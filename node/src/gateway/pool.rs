@@ -1,0 +1,329 @@
+//! All that is pending, with its places: what one lock guards.
+//!
+//! Ties the pure parts together: [`Mempool`] says what is ready, [`Router`] where it goes, and the difference to what
+//! the executors were told before goes to their streams as [`Update`]s. No IO, no await.
+
+use super::limits::{MAX_CACHED_ACCOUNTS, UPDATE_BUFFER};
+use super::mempool::{AfterRefusal, Limits, Mempool, Pooled, Reject, SenderState};
+use super::routing::{Estimate, History, Placed, Policy, Router, estimate};
+use crate::execution::Transaction;
+use alloy_primitives::{Address, B256, Bytes};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use tokio::sync::broadcast;
+use troika_proto::{ChainConfig, Diff, Header, LockRule, U256};
+
+/// A change of the pending set, for the executors.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// More transactions of a sender, in nonce order.
+    Add(Address, Placed, Vec<Bytes>),
+    /// The sender goes elsewhere from a round on; with its whole queue, for those who did not have it.
+    Move(Address, Placed, Vec<Bytes>),
+    /// Included, replaced or dropped.
+    Remove(Vec<B256>),
+}
+
+/// What the executors know of a sender: nonce -> transaction.
+type Handed = BTreeMap<u64, (B256, Bytes, Estimate)>;
+
+/// The pending set of a gateway.
+pub struct Pool {
+    mempool: Mempool,
+    router: Router,
+    history: History,
+    lock_rule: LockRule,
+    handed: HashMap<Address, Handed>,
+    /// Accounts at `head`.
+    accounts: HashMap<Address, SenderState>,
+    head: B256,
+    /// The round that is open, or will be next: new senders are placed from it on.
+    round: u64,
+    updates: broadcast::Sender<Arc<Update>>,
+}
+
+impl Pool {
+    /// Nothing pending yet.
+    pub fn new(config: &ChainConfig, policy: Policy) -> Self {
+        Self {
+            mempool: Mempool::new(Limits::default()),
+            router: Router::new(policy, config.shards, config.shard_gas_limit),
+            history: History::new(),
+            lock_rule: config.lock_rule,
+            handed: HashMap::new(),
+            accounts: HashMap::new(),
+            head: B256::ZERO,
+            round: 0,
+            updates: broadcast::channel(UPDATE_BUFFER).0,
+        }
+    }
+
+    /// The pending transactions.
+    pub fn mempool(&self) -> &Mempool {
+        &self.mempool
+    }
+
+    /// The head that this pool stands on.
+    pub fn head(&self) -> B256 {
+        self.head
+    }
+
+    /// The sender's account at the head, if it is known here.
+    pub fn account(&self, sender: Address) -> Option<SenderState> {
+        self.accounts.get(&sender).copied()
+    }
+
+    /// Remembers accounts that were read at `block`; those of another block than the head are not taken.
+    pub fn learn_accounts(&mut self, block: B256, accounts: &[(Address, SenderState)]) -> bool {
+        if block != self.head {
+            return false;
+        }
+        if self.accounts.len() + accounts.len() > MAX_CACHED_ACCOUNTS {
+            self.accounts.clear();
+        }
+        self.accounts.extend(accounts.iter().copied());
+        true
+    }
+
+    /// Takes a transaction in. `state` is its sender's account at the head.
+    ///
+    /// # Errors
+    /// [`Reject`].
+    pub fn add(&mut self, tx: &Transaction, state: SenderState) -> Result<(), Reject> {
+        self.mempool.add(
+            Pooled {
+                hash: tx.hash,
+                sender: tx.sender,
+                nonce: tx.nonce(),
+                fee_cap: tx.max_fee(),
+                tip_cap: tx.max_tip(),
+                cost: tx.max_cost(),
+                raw: tx.raw.clone(),
+            },
+            state,
+        )
+    }
+
+    /// A round was opened.
+    pub fn round_opened(&mut self, round: u64) {
+        self.round = self.round.max(round);
+    }
+
+    /// A block became the head: its transactions leave, accounts and base fee follow.
+    pub fn sealed(&mut self, block: &SealedBlock<'_>) {
+        let known = block.parent == self.head;
+        self.head = block.hash;
+        self.round = self.round.max(block.round + 1);
+        if !known {
+            self.accounts.clear();
+        }
+        for (address, change) in &block.diff.accounts {
+            if let Some(nonce) = change.nonce {
+                self.mempool.sealed(*address, nonce, block.included);
+            }
+            if let Some(account) = self.accounts.get_mut(address) {
+                account.nonce = change.nonce.unwrap_or(account.nonce);
+                match change.balance.apply(account.balance) {
+                    Some(balance) => account.balance = balance,
+                    None => drop(self.accounts.remove(address)),
+                }
+            }
+        }
+        if let Some(payee) = self.accounts.get_mut(&block.beneficiary) {
+            payee.balance = payee.balance.saturating_add(block.fees);
+        }
+        self.mempool.set_base_fee(block.next_base_fee);
+    }
+
+    /// Starts anew on a head, where blocks in between were missed. Returns the senders whose accounts must be read for
+    /// [`Self::catch_up`].
+    pub fn restart(&mut self, head: B256, next_base_fee: u64, round: u64) -> Vec<Address> {
+        self.head = head;
+        self.accounts.clear();
+        self.round = self.round.max(round);
+        self.mempool.set_base_fee(next_base_fee);
+        self.mempool.senders()
+    }
+
+    /// A sender's account after [`Self::restart`]: what is below its nonce leaves.
+    pub fn catch_up(&mut self, sender: Address, state: SenderState) {
+        self.mempool.sealed(sender, state.nonce, &HashSet::new());
+        self.accounts.insert(sender, state);
+    }
+
+    /// What sealed blocks taught about calls.
+    pub fn history_mut(&mut self) -> &mut History {
+        &mut self.history
+    }
+
+    /// An executor left a transaction out. `holder`: the shard that held its keys.
+    pub fn refused(
+        &mut self,
+        hash: B256,
+        round: u64,
+        holder: Option<u32>,
+        reason: &str,
+    ) -> AfterRefusal {
+        let Some(sender) = self.mempool.get(&hash).map(|p| p.sender) else {
+            return AfterRefusal::Ignored;
+        };
+        let after = self.mempool.refused(hash, round, holder.is_some(), reason);
+        let waits = matches!(after, AfterRefusal::Kept | AfterRefusal::Aged);
+        if let (true, Some(shard)) = (waits, holder) {
+            self.round = self.round.max(round);
+            self.follow(sender, shard, round);
+        }
+        after
+    }
+
+    /// Moves a sender to the shard that held its keys, from the next round on: executors ignore routes of other rounds,
+    /// so that it is never proposed in two shards of one.
+    fn follow(&mut self, sender: Address, shard: u32, refused: u64) {
+        if let Some(placed) = self.router.follow(sender, shard, self.round + 1, refused) {
+            let queue = self.handed.get(&sender);
+            let queue = queue.into_iter().flatten();
+            let queue = queue.map(|(_, (_, raw, _))| raw.clone()).collect();
+            self.tell(Update::Move(sender, placed, queue));
+        }
+    }
+
+    /// A transaction that can never be executed.
+    pub fn invalid(&mut self, hash: B256, reason: &str) -> AfterRefusal {
+        self.mempool.invalid(hash, reason)
+    }
+
+    /// Tells the executors what has changed since the last call.
+    pub fn flush(&mut self) {
+        let mut removed = Vec::new();
+        let mut fresh: Vec<(Address, Vec<u64>)> = Vec::new();
+        let mut estimates = Vec::new();
+        for sender in self.mempool.take_changed() {
+            let gone = self.forget_gone(sender, &mut removed);
+            let handed = self.handed.entry(sender).or_default();
+            let mut nonces = Vec::new();
+            for pooled in self.mempool.ready(sender) {
+                if handed.contains_key(&pooled.nonce) {
+                    continue;
+                }
+                let Ok(tx) = Transaction::with_sender(pooled.raw.clone(), sender) else {
+                    continue;
+                };
+                let estimate = estimate::stated(&tx, self.lock_rule, &self.history);
+                estimates.push(estimate.clone());
+                handed.insert(pooled.nonce, (pooled.hash, pooled.raw.clone(), estimate));
+                nonces.push(pooled.nonce);
+            }
+            if gone {
+                let kept = handed.iter().filter(|(n, _)| !nonces.contains(n));
+                let kept: Vec<Estimate> = kept.map(|(_, (_, _, e))| e.clone()).collect();
+                self.router.refresh(sender, &kept);
+            }
+            if handed.is_empty() {
+                self.handed.remove(&sender);
+            }
+            if !nonces.is_empty() {
+                fresh.push((sender, nonces));
+            }
+        }
+        self.router.route(&estimates, self.round);
+        if !removed.is_empty() {
+            self.tell(Update::Remove(removed));
+        }
+        for (sender, nonces) in fresh {
+            let (Some(placed), Some(handed)) =
+                (self.router.place(sender), self.handed.get(&sender))
+            else {
+                continue;
+            };
+            let raws = nonces.iter().filter_map(|n| handed.get(n));
+            let raws = raws.map(|(_, raw, _)| raw.clone()).collect();
+            self.tell(Update::Add(sender, placed, raws));
+        }
+    }
+
+    /// Forgets what executors were handed of a sender and is no longer ready as it was. True if there was something.
+    fn forget_gone(&mut self, sender: Address, removed: &mut Vec<B256>) -> bool {
+        let Some(handed) = self.handed.get_mut(&sender) else {
+            return false;
+        };
+        let before = removed.len();
+        let mut ready = self.mempool.ready(sender).peekable();
+        handed.retain(|nonce, (hash, _, _)| {
+            while ready.peek().is_some_and(|p| p.nonce < *nonce) {
+                ready.next();
+            }
+            let kept = ready.peek().is_some_and(|p| p.hash == *hash);
+            if !kept {
+                removed.push(*hash);
+            }
+            kept
+        });
+        removed.len() > before
+    }
+
+    /// Everything that executors should have now, and all changes from here on, without a gap between them.
+    pub fn subscribe(&self) -> (Vec<Update>, broadcast::Receiver<Arc<Update>>) {
+        let snapshot = self.handed.iter().filter_map(|(sender, handed)| {
+            let placed = self.router.place(*sender)?;
+            let raws = handed.values().map(|(_, raw, _)| raw.clone()).collect();
+            Some(Update::Add(*sender, placed, raws))
+        });
+        (snapshot.collect(), self.updates.subscribe())
+    }
+
+    fn tell(&self, update: Update) {
+        // Nobody listens while no executor is connected: the snapshot will tell.
+        let _ = self.updates.send(Arc::new(update));
+    }
+}
+
+/// What the pool takes from a block that became the head.
+#[derive(Clone, Copy, Debug)]
+pub struct SealedBlock<'a> {
+    /// Its hash.
+    pub hash: B256,
+    /// Its parent.
+    pub parent: B256,
+    /// Its round.
+    pub round: u64,
+    /// All shards' diffs merged.
+    pub diff: &'a Diff,
+    /// All shards' fees, wei.
+    pub fees: U256,
+    /// Who gets them.
+    pub beneficiary: Address,
+    /// Hashes of its transactions.
+    pub included: &'a HashSet<B256>,
+    /// Base fee of the block after it, wei per gas.
+    pub next_base_fee: u64,
+}
+
+impl<'a> SealedBlock<'a> {
+    /// From its parts.
+    pub fn new(
+        config: &ChainConfig,
+        (hash, header): (B256, &Header),
+        round: u64,
+        (diff, fees): (&'a Diff, U256),
+        included: &'a HashSet<B256>,
+    ) -> Self {
+        Self {
+            hash,
+            parent: header.parent_hash,
+            round,
+            diff,
+            fees,
+            beneficiary: config.beneficiary,
+            included,
+            next_base_fee: next_base_fee(config, header),
+        }
+    }
+}
+
+/// Base fee of transactions after `head`: a replayed block's own in a replay.
+pub fn next_base_fee(config: &ChainConfig, head: &Header) -> u64 {
+    match &config.fixed {
+        Some(fixed) => fixed.environment.base_fee,
+        None => config.next_base_fee(head),
+    }
+}
