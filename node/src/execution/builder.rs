@@ -279,10 +279,11 @@ impl<V: StateView> Builder<V> {
         self.progress.included.iter().map(|t| &t.transaction)
     }
 
-    /// What each transaction wrote, by its index in the shard: the keys that it would lock if it stood alone.
+    /// What each transaction wrote, by its index in the shard: the keys that it would lock if it stood alone,
+    /// ascending.
     pub fn writes(&self) -> Vec<Vec<LockKey>> {
-        let keys = |t: &Included| t.changes.iter().filter_map(Change::key).collect();
-        self.progress.included.iter().map(keys).collect()
+        let included = self.progress.included.iter();
+        included.map(|t| write_keys(&t.changes)).collect()
     }
 
     /// Success and gas of each transaction, in order.
@@ -370,10 +371,18 @@ impl Progress {
             return None;
         }
         let overlay = engine.overlay();
-        let mut keys = changes.iter().filter_map(Change::key);
-        keys.find(|key| self.barred.contains(key) && overlay.is_locked(key, rules.lock_rule))
+        let keys = changes.iter().filter_map(Change::key);
+        keys.filter(|key| self.barred.contains(key) && overlay.is_locked(key, rules.lock_rule))
+            .min()
             .map(Push::Held)
     }
+}
+
+/// The keys that `changes` would lock by themselves, ascending.
+pub(super) fn write_keys(changes: &[Change]) -> Vec<LockKey> {
+    let mut keys: Vec<LockKey> = changes.iter().filter_map(Change::key).collect();
+    keys.sort_unstable();
+    keys
 }
 
 /// Most bytes that the transaction adds to the message that carries the shard.

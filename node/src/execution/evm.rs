@@ -78,7 +78,7 @@ impl<DB: Database<Error = Unavailable>, I> Handler for Runner<DB, I> {
         }
         let (block, tx, cfg, journal, _, _) = evm.ctx().all_mut();
         let mut caller = journal.load_account_with_code_mut(tx.caller)?.data;
-        let balance = pre_execution::calculate_caller_fee(*caller.balance(), &*tx, &*block, &*cfg)?;
+        let balance = pre_execution::calculate_caller_fee(*caller.balance(), tx, block, cfg)?;
         caller.set_balance(balance);
         if tx.kind.is_call() {
             caller.bump_nonce();

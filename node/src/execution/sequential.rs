@@ -1,9 +1,10 @@
 //! Execution as Ethereum does it: one transaction after the other over the whole block, each seeing all before it, the
 //! beneficiary paid at once. What shards are compared with, and how transactions' writes are known beforehand.
 
+use super::builder::write_keys;
 use super::evm::{Engine, Mode, Ran};
 use super::invalid::Invalid;
-use super::overlay::{Change, Overlay};
+use super::overlay::Overlay;
 use super::rules::Rules;
 use super::transaction::Transaction;
 use super::view::{StateView, Unavailable};
@@ -17,8 +18,8 @@ pub struct Outcome {
     pub success: bool,
     /// Gas used, after refunds.
     pub gas: u64,
-    /// What it wrote, by itself: the keys that it would lock if it stood alone in a shard. The beneficiary's fee is
-    /// left out, as in shards.
+    /// What it wrote, by itself: the keys that it would lock if it stood alone in a shard, ascending. The
+    /// beneficiary's fee is left out, as in shards.
     pub writes: Vec<LockKey>,
 }
 
@@ -67,7 +68,7 @@ pub fn run<V: StateView>(
                 Ok(Outcome {
                     success: executed.result.is_success(),
                     gas: executed.result.tx_gas_used(),
-                    writes: changes.iter().filter_map(Change::key).collect(),
+                    writes: write_keys(&changes),
                 })
             }
         });

@@ -6,6 +6,7 @@ use alloy_consensus::{EthereumTxEnvelope, Transaction as _, TxEip4844};
 use alloy_eips::eip2718::{Decodable2718, Encodable2718};
 use alloy_eips::eip7702::{RecoveredAuthority, RecoveredAuthorization, SignedAuthorization};
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
+use troika_proto::LockKey;
 use troika_proto::limits::MAX_TRANSACTION_BYTES;
 
 /// The decoded envelope. Blob transactions decode too (without a sidecar), since replayed blocks hold some;
@@ -153,6 +154,20 @@ impl Transaction {
         self.authorizations
             .iter()
             .filter_map(RecoveredAuthorization::authority)
+    }
+
+    /// What it reads for certain, whatever it does: sender, recipient, authorities and its access list. For fetching
+    /// ahead.
+    pub fn known_reads(&self) -> impl Iterator<Item = LockKey> + '_ {
+        let accounts = std::iter::once(self.sender).chain(self.to());
+        let list = self.envelope.access_list().map_or(&[][..], |l| &l.0);
+        let listed = list.iter().flat_map(|item| {
+            let slots = item.storage_keys.iter();
+            let slot = |key: &B256| LockKey::slot(item.address, U256::from_be_bytes(key.0));
+            std::iter::once(LockKey::account(item.address)).chain(slots.map(slot))
+        });
+        let accounts = accounts.chain(self.authorities());
+        accounts.map(LockKey::account).chain(listed)
     }
 
     /// Memory that it takes, about, in bytes.

@@ -3,6 +3,7 @@
 use super::*;
 use alloy_consensus::{EthereumTxEnvelope, TxEip2930, TxEip4844, TxEip7702, TxLegacy};
 use alloy_eips::eip7702::{Authorization, SignedAuthorization};
+use troika_proto::LockKey;
 
 pub(super) fn authorize(n: u8, address: Address, nonce: u64) -> SignedAuthorization {
     let authorization = Authorization {
@@ -83,6 +84,24 @@ fn every_type_gives_its_sender_and_its_hash() {
         );
     }
     assert_eq!(all[4].authorities().collect::<Vec<_>>(), [sender(2)]);
+}
+
+#[test]
+fn what_a_transaction_reads_for_certain_is_known_beforehand() {
+    let mut tx = plain(0, TxKind::Call(somebody(9)), 1, vec![]);
+    let item = alloy_eips::eip2930::AccessListItem {
+        address: somebody(8),
+        storage_keys: vec![B256::with_last_byte(5)],
+    };
+    tx.access_list = vec![item].into();
+    let reads: Vec<LockKey> = sign(1, tx).known_reads().collect();
+    let expected = [
+        LockKey::account(sender(1)),
+        LockKey::account(somebody(9)),
+        LockKey::account(somebody(8)),
+        LockKey::slot(somebody(8), U256::from(5)),
+    ];
+    assert_eq!(reads, expected);
 }
 
 #[test]
