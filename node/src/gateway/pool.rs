@@ -151,6 +151,11 @@ impl Pool {
         self.accounts.insert(sender, state);
     }
 
+    /// Where a sender's transactions go.
+    pub fn place(&self, sender: Address) -> Option<Placed> {
+        self.router.place(sender)
+    }
+
     /// What sealed blocks taught about calls.
     pub fn history_mut(&mut self) -> &mut History {
         &mut self.history

@@ -1,0 +1,77 @@
+//! Errors with the codes and words that Ethereum's tools look for: Geth's.
+
+use crate::execution::CallError;
+use crate::gateway::SubmitError;
+use crate::store_client::StoreError;
+use alloy_primitives::Bytes;
+use alloy_sol_types::decode_revert_reason;
+use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, INVALID_PARAMS_CODE};
+
+/// Geth's code for most of what goes wrong.
+const SERVER_ERROR: i32 = -32_000;
+/// A call was reverted; the data is what it returned.
+const REVERTED: i32 = 3;
+/// EIP-1474: what was asked for exceeds a limit.
+const LIMIT_EXCEEDED: i32 = -32_005;
+
+/// The request is wrong as it stands.
+pub(super) fn invalid_params(message: impl Into<String>) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(INVALID_PARAMS_CODE, message, None::<()>)
+}
+
+/// The request is fine and the answer is no.
+pub(super) fn server(message: impl Into<String>) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(SERVER_ERROR, message, None::<()>)
+}
+
+/// A named limit.
+pub(super) fn limit(message: impl Into<String>) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(LIMIT_EXCEEDED, message, None::<()>)
+}
+
+/// No fault of the client.
+pub(super) fn internal(message: impl ToString) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(INTERNAL_ERROR_CODE, message.to_string(), None::<()>)
+}
+
+/// No such block, or its state is no longer kept.
+pub(super) fn no_block() -> ErrorObjectOwned {
+    server("header not found")
+}
+
+/// A call reverted.
+pub(super) fn reverted(output: &Bytes) -> ErrorObjectOwned {
+    let message = match decode_revert_reason(output) {
+        Some(reason) => format!(
+            "execution reverted: {}",
+            reason.trim_start_matches("revert: ")
+        ),
+        None => "execution reverted".to_owned(),
+    };
+    ErrorObjectOwned::owned(REVERTED, message, Some(output))
+}
+
+pub(super) fn store(error: StoreError) -> ErrorObjectOwned {
+    match error {
+        StoreError::Pruned { message, .. } => server(format!("state is no longer kept: {message}")),
+        other => internal(other),
+    }
+}
+
+pub(super) fn call(error: CallError) -> ErrorObjectOwned {
+    match error {
+        CallError::Unavailable(error) => internal(error),
+        CallError::Request(message) => invalid_params(message),
+        CallError::Reverted(output) => reverted(&output),
+        other => server(other.to_string()),
+    }
+}
+
+pub(super) fn submit(error: SubmitError) -> ErrorObjectOwned {
+    match error {
+        SubmitError::Store(error) => store(error),
+        SubmitError::Stopping => internal(error),
+        other => server(other.to_string()),
+    }
+}
