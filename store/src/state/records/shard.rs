@@ -1,0 +1,59 @@
+//! 0x81, (round, shard) -> `troika.record.v1.Shard`: the accepted proposal, who made it, and the revision.
+//!
+//! Written with the acceptance, lives until the round is pruned. Shards of open rounds are also in memory.
+
+use super::{Corrupt, corrupt, decode as message};
+use crate::state::command::AcceptShard;
+use crate::state::round::Accepted;
+use bytes::Bytes;
+use prost::Message;
+use troika_proto::record::v1 as record;
+use troika_proto::wire::required;
+
+const WHAT: &str = "shard";
+
+/// The record's bytes.
+pub fn encode(accepted: &Accepted) -> Bytes {
+    let wire = record::Shard {
+        accepted: Some(accepted.accept.to_wire()),
+        revision: accepted.revision,
+    };
+    wire.encode_to_vec().into()
+}
+
+/// Reads what [`encode`] wrote.
+///
+/// # Errors
+/// [`Corrupt`] naming the field.
+pub fn decode(bytes: Bytes) -> Result<Accepted, Corrupt> {
+    let wire = record::Shard::decode(bytes).map_err(|e| Corrupt::new(WHAT, e))?;
+    let accept = required("accepted", wire.accepted.as_ref()).map_err(corrupt(WHAT))?;
+    Ok(Accepted {
+        accept: AcceptShard::from_wire(accept).map_err(corrupt(WHAT))?,
+        revision: wire.revision,
+    })
+}
+
+/// Reads the wire form without checking it: for answering calls.
+///
+/// # Errors
+/// [`Corrupt`] if it is no protobuf message.
+pub fn decode_wire(bytes: Bytes) -> Result<record::Shard, Corrupt> {
+    message::<record::Shard>(WHAT, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::transfer;
+
+    #[test]
+    fn survives_the_round_trip() {
+        let accepted = Accepted {
+            accept: transfer(3, 1, "a", 1, 2, 1),
+            revision: 17,
+        };
+        assert_eq!(decode(encode(&accepted)).unwrap(), accepted);
+        assert_eq!(decode_wire(encode(&accepted)).unwrap().revision, 17);
+    }
+}
