@@ -21,7 +21,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -31,7 +31,7 @@ impl Random {
 
     /// A number below `n`, which is above zero.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.bits() % n
     }
 
     /// True once in `n` times.
@@ -186,7 +186,7 @@ impl Run {
                 Op::Submit(Submit {
                     round,
                     shard,
-                    hash: B256::from(alloy_primitives::U256::from(self.random.next())),
+                    hash: B256::from(alloy_primitives::U256::from(self.random.bits())),
                     executor,
                     keys: self.keys(shard),
                     outcome: None,

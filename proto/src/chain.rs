@@ -139,16 +139,16 @@ impl ChainConfig {
                 ..fixed.environment.clone()
             };
         }
-        let timestamp = if self.seconds_per_slot == 0 {
-            parent.timestamp.max(clock_ms / 1000)
-        } else {
-            // Slots: the slot in which the clock stands, but never at or before the parent's.
-            let seconds = (clock_ms / 1000).saturating_sub(self.genesis_timestamp);
-            let parent_slot =
-                parent.timestamp.saturating_sub(self.genesis_timestamp) / self.seconds_per_slot;
-            let slot = (seconds / self.seconds_per_slot).max(parent_slot.saturating_add(1));
-            self.genesis_timestamp
-                .saturating_add(slot.saturating_mul(self.seconds_per_slot))
+        let since_genesis = |seconds: u64| seconds.saturating_sub(self.genesis_timestamp);
+        let slot_of = |seconds: u64| since_genesis(seconds).checked_div(self.seconds_per_slot);
+        let timestamp = match (slot_of(clock_ms / 1000), slot_of(parent.timestamp)) {
+            // Slots: the slot in which the clock stands, but always above the parent's.
+            (Some(now), Some(parents)) => {
+                let slot = now.max(parents.saturating_add(1));
+                let seconds = slot.saturating_mul(self.seconds_per_slot);
+                self.genesis_timestamp.saturating_add(seconds)
+            }
+            _ => parent.timestamp.max(clock_ms / 1000),
         };
         Environment {
             number,

@@ -1,0 +1,188 @@
+//! Hosts of their own for members and executors: network namespaces on a bridge, made inside a namespace of the run's own.
+//!
+//! The whole run happens in a private user, network, mount and process namespace ([`enter`]): when it ends, however it
+//! ends, processes, interfaces, rules and mounts go with it. Where the machine does not allow that, everything runs on
+//! loopback and the faults that need a network of our own are skipped, with the reason.
+
+use anyhow::{Context, Result, bail};
+use std::process::{Command, Stdio};
+
+/// Set for the inner process.
+const INSIDE: &str = "TROIKA_JEPSEN_INSIDE";
+
+/// How the processes reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Net {
+    /// Everything on 127.0.0.1, told apart by port.
+    Loopback,
+    /// Host `n` is 10.77.0.n in a namespace of its own.
+    Namespaces,
+}
+
+/// True in the inner process.
+pub fn inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// Arguments of `unshare` for this user.
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    // Root needs no user namespace, and without one loop mounts keep working.
+    if !is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args([
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+    ]);
+    command
+}
+
+/// True for uid 0.
+pub fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|s| {
+        s.lines()
+            .any(|l| l.starts_with("Uid:") && l.split_whitespace().nth(2) == Some("0"))
+    })
+}
+
+/// Why namespaces cannot be had here, if they cannot.
+pub fn obstacle() -> Option<String> {
+    let script = "mount -t tmpfs none /run && ip link add troika-try type bridge && nft list ruleset >/dev/null";
+    let tried = unshare()
+        .args(["sh", "-c", script])
+        .stdout(Stdio::null())
+        .output();
+    match tried {
+        Ok(out) if out.status.success() => None,
+        Ok(out) => Some(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
+        Err(e) => Some(format!("unshare: {e}")),
+    }
+}
+
+/// Runs this program again inside namespaces of its own, with the same arguments, and returns its exit code.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn enter() -> Result<i32> {
+    let program = std::env::current_exe()?;
+    let mut child = unshare()
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, "1")
+        .spawn()
+        .context("unshare")?;
+    Ok(child.wait()?.code().unwrap_or(3))
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let out = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| program.to_owned())?;
+    if !out.status.success() {
+        let said = String::from_utf8_lossy(&out.stderr);
+        bail!("{program} {}: {}", args.join(" "), said.trim());
+    }
+    Ok(())
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+fn ip(line: &str) -> Result<()> {
+    run("ip", &words(line))
+}
+
+fn nft(rules: &str) -> Result<()> {
+    run("nft", &[rules])
+}
+
+impl Net {
+    /// Makes the bridge and `hosts` hosts. Call inside [`enter`]'s namespaces.
+    ///
+    /// # Errors
+    /// A command failed; nothing needs to be undone.
+    pub fn build(hosts: u32) -> Result<Self> {
+        run("mount", &["-t", "tmpfs", "none", "/run"])?;
+        ip("link set lo up")?;
+        ip("link add br0 type bridge")?;
+        ip("addr add 10.77.0.254/24 dev br0")?;
+        ip("link set br0 up")?;
+        for n in 1..=hosts {
+            ip(&format!("netns add h{n}"))?;
+            ip(&format!(
+                "link add v{n} type veth peer name eth0 netns h{n}"
+            ))?;
+            ip(&format!("link set v{n} master br0"))?;
+            ip(&format!("link set v{n} up"))?;
+            ip(&format!("-n h{n} addr add 10.77.0.{n}/24 dev eth0"))?;
+            ip(&format!("-n h{n} link set eth0 up"))?;
+            ip(&format!("-n h{n} link set lo up"))?;
+        }
+        nft("add table bridge troika")?;
+        nft("add set bridge troika cut { type ipv4_addr . ipv4_addr; }")?;
+        nft("add chain bridge troika forward { type filter hook forward priority 0; }")?;
+        nft("add rule bridge troika forward ether type ip ip saddr . ip daddr @cut counter drop")?;
+        nft("add chain bridge troika lossy { type filter hook forward priority 1; }")?;
+        Ok(Self::Namespaces)
+    }
+
+    /// Address of host `n`.
+    pub fn host(self, n: u32) -> String {
+        match self {
+            Self::Loopback => "127.0.0.1".to_owned(),
+            Self::Namespaces => format!("10.77.0.{n}"),
+        }
+    }
+
+    /// A command that runs `program` on host `n`.
+    pub fn command(self, n: u32, program: &std::path::Path) -> Command {
+        match self {
+            Self::Loopback => Command::new(program),
+            Self::Namespaces => {
+                let mut command = Command::new("ip");
+                command
+                    .args(["netns", "exec", &format!("h{n}")])
+                    .arg(program);
+                command
+            }
+        }
+    }
+
+    /// Drops everything from host `a` to host `b`.
+    ///
+    /// # Errors
+    /// nft failed.
+    pub fn cut(self, a: u32, b: u32) -> Result<()> {
+        let pair = format!("{} . {}", self.host(a), self.host(b));
+        nft(&format!("add element bridge troika cut {{ {pair} }}"))
+    }
+
+    /// Loses `percent` of all packets between hosts.
+    ///
+    /// # Errors
+    /// nft failed.
+    pub fn lose(self, percent: u32) -> Result<()> {
+        nft(&format!(
+            "add rule bridge troika lossy ether type ip numgen random mod 100 < {percent} counter drop"
+        ))
+    }
+
+    /// Lifts all cuts and losses.
+    ///
+    /// # Errors
+    /// nft failed.
+    pub fn heal(self) -> Result<()> {
+        if self == Self::Namespaces {
+            nft("flush set bridge troika cut")?;
+            nft("flush chain bridge troika lossy")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! The command line. Jepsen's flag names where it has them.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A Jepsen-style fault suite for Troika.
+#[derive(Debug, Parser)]
+#[command(name = "troika-jepsen", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// One run: start a cluster, load it, break it, check what was seen.
+    Test(TestArgs),
+    /// Many runs: every workload with every fault, or `--swarm N` random mixtures.
+    TestAll(TestAllArgs),
+    /// Checks a stored history again, without running anything.
+    Analyze {
+        /// The run's folder.
+        dir: PathBuf,
+    },
+    /// Writes a stored history in another form.
+    Export {
+        /// The run's folder.
+        dir: PathBuf,
+        /// Jepsen's own form (the default).
+        #[arg(long, conflicts_with = "jsonl")]
+        edn: bool,
+        /// One JSON object a line.
+        #[arg(long)]
+        jsonl: bool,
+    },
+    /// Serves the reports under a folder as web pages on loopback.
+    Serve {
+        /// Where the runs are.
+        #[arg(long, default_value = "runs")]
+        out: PathBuf,
+        /// Port on 127.0.0.1.
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+    },
+    /// Says what this machine can do, and what will be skipped and why.
+    Doctor,
+    /// Tests the checkers themselves on histories whose truth is known.
+    SelfTest {
+        /// How many clean histories.
+        #[arg(long, default_value_t = 10_000)]
+        histories: u64,
+        /// Entries of the one large history.
+        #[arg(long, default_value_t = 1_000_000)]
+        large: usize,
+    },
+}
+
+/// `troika-jepsen test`.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub struct TestArgs {
+    /// What the clients do.
+    #[arg(long, value_enum, default_value_t = Workload::Race)]
+    pub workload: Workload,
+    /// Faults, separated by commas; `none` for none.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
+    pub nemesis: Vec<Fault>,
+    /// How long the load runs, for instance `60s`.
+    #[arg(long, default_value = "60s", value_parser = seconds)]
+    pub time_limit: Duration,
+    /// Concurrent clients.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub concurrency: u32,
+    /// Calls a second, over all clients.
+    #[arg(long, default_value_t = 400.0)]
+    pub rate: f64,
+    /// Members of the store.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub members: u32,
+    /// Executors (workload `broadcast`).
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub executors: u32,
+    /// Shards of a block.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub shards: u32,
+    /// Decides the schedule of operations and faults. Printed by every run.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Where runs are written.
+    #[arg(long, default_value = "runs")]
+    pub out: PathBuf,
+    /// Folder of `troika-store` and `troika-node`; the one of this program if not given.
+    #[arg(long, env = "TROIKA_BIN")]
+    pub bin: Option<PathBuf>,
+    /// Seconds within which the system must make progress once the last fault is lifted.
+    #[arg(long, default_value_t = 20)]
+    pub recovery: u64,
+}
+
+/// `troika-jepsen test-all`.
+#[derive(Clone, Debug, Args)]
+pub struct TestAllArgs {
+    /// Settings of every run; workload and nemesis are the matrix's.
+    #[command(flatten)]
+    pub test: TestArgs,
+    /// Instead of the matrix: this many runs, each a random subset of faults and sizes from its seed.
+    #[arg(long)]
+    pub swarm: Option<u32>,
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Workload {
+    /// Clients submit different proposals for the same shards; retries, reads, seals, watches.
+    Race,
+    /// Overlapping key sets: acquire, conflict, release by acceptance.
+    Locks,
+    /// Linearizable reads on every member while shards are decided.
+    Read,
+    /// Real executors and a gateway with real transactions; feeds are watched.
+    Broadcast,
+}
+
+/// A fault that the nemesis can bring about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// SIGKILL to a minority of members, then a restart.
+    Kill,
+    /// SIGKILL to the leader.
+    KillLeader,
+    /// SIGKILL to all members at once.
+    KillAll,
+    /// SIGSTOP, then SIGCONT.
+    Pause,
+    /// One member is cut off.
+    PartitionOne,
+    /// The leader is cut off.
+    PartitionLeader,
+    /// A majority and a minority.
+    PartitionMajority,
+    /// Every member sees only its neighbour.
+    PartitionRing,
+    /// Messages from one member are lost, those to it arrive.
+    PartitionOneWay,
+    /// A share of all messages between members is lost.
+    Loss,
+    /// SIGTERM and restart, one member after the other.
+    RollingRestart,
+    /// A member's wall clock jumps (needs faketime).
+    Clock,
+    /// A member's disk is full for a while (strace injects ENOSPC).
+    DiskFull,
+    /// fsync takes 200 ms (strace).
+    SlowDisk,
+    /// fsync fails with EIO (strace); the member must exit and is restarted.
+    DiskError,
+    /// SIGKILL to executors, then a restart (workload `broadcast`).
+    KillExecutor,
+}
+
+impl Fault {
+    /// The name on the command line and in reports.
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
+    /// True if it cuts or loses messages, which needs network namespaces.
+    pub fn needs_namespaces(self) -> bool {
+        matches!(
+            self,
+            Self::PartitionOne
+                | Self::PartitionLeader
+                | Self::PartitionMajority
+                | Self::PartitionRing
+                | Self::PartitionOneWay
+                | Self::Loss
+        )
+    }
+}
+
+/// A duration in seconds, with or without the unit.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text);
+    match number.parse::<u64>() {
+        Ok(n @ 1..=86_400) => Ok(Duration::from_secs(n)),
+        _ => Err("expected 1s to 86400s".to_owned()),
+    }
+}
