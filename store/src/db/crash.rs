@@ -24,7 +24,7 @@ const SECTOR: usize = 512;
 #[derive(Clone, Debug, Default)]
 pub struct CrashDisk(Arc<Mutex<Disk>>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Disk {
     /// As a running process sees them.
     names: BTreeMap<String, usize>,
@@ -40,7 +40,7 @@ struct Disk {
     free: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inode {
     durable: Vec<u8>,
     current: Vec<u8>,
@@ -108,6 +108,13 @@ impl CrashDisk {
         disk.locked = false;
         disk.cut_at = None;
         disk.fail_at = None;
+    }
+
+    /// Another disk with the same content, in no process's hands.
+    pub fn copy(&self) -> Self {
+        let copy = Self(Arc::new(Mutex::new(self.disk().clone())));
+        copy.kill();
+        copy
     }
 
     /// Flips one bit of a file at rest.

@@ -3,11 +3,15 @@
 //! | table | key | value (behind its checksum) | lifetime |
 //! |---|---|---|---|
 //! | `log` | index | the entry's bytes | until truncated or purged |
-//! | `meta` | `vote` | the member's vote | replaced |
-//! | `meta` | `committed` | id of the last entry known as committed; may lag | replaced |
-//! | `meta` | `purged` | index (8 bytes, little endian) and id of the last purged entry | replaced |
+//! | `meta` | `meta` | [`LogMeta`]: vote, committed, purged, and which entries there are | rewritten by every commit |
 //!
-//! Entries up to the purged index count as gone although some may still be in the file: removing them takes several commits.
+//! The meta record says which entries there must be, so that a damaged page cannot make some vanish without being noticed; it
+//! is one record, so that none of its parts can vanish alone. Purged entries count as gone although some may still be in the
+//! file: removing them takes several commits.
+//!
+//! What cannot be noticed: after a crash redb takes a newest commit with a wrong checksum for one that was torn, and goes back
+//! to the one before. If it was whole once and damaged later, entries that were acknowledged are gone. Such a member counts as
+//! failed for good, like one that was wiped; a majority of others has what it lost.
 //!
 //! Appends, votes, truncations and purges go through one queue, in order, to [one writer](super::log_writer), which commits
 //! whatever has queued meanwhile with a single fsync and then calls the completions. This module knows indices and bytes; what
@@ -19,12 +23,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use prost::Message;
 use redb::{Database, ReadableDatabase, TableDefinition};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     alarm::Alarm,
-    database::{self, unseal},
+    database::{self, seal, unseal},
     error::DbError,
     files::Files,
     log_sizes::Sizes,
@@ -40,9 +45,57 @@ pub const LOG: &str = "log.redb";
 
 pub(super) const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-pub(super) const VOTE: &str = "vote";
-pub(super) const COMMITTED: &str = "committed";
-pub(super) const PURGED: &str = "purged";
+pub(super) const META_KEY: &str = "meta";
+
+/// What the log holds beside entries. On disk: tags are never reused.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct LogMeta {
+    /// The member's vote.
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub(super) vote: Option<Bytes>,
+    /// Id of the last entry known as committed; may lag.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub(super) committed: Option<Bytes>,
+    /// Index of the last purged entry.
+    #[prost(uint64, tag = "3")]
+    pub(super) purged_index: u64,
+    /// Id of the last purged entry; absent if none was purged.
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    pub(super) purged_id: Option<Bytes>,
+    /// Index of the first entry.
+    #[prost(uint64, tag = "5")]
+    pub(super) first: u64,
+    /// Index after that of the last entry; `first` if there is none.
+    #[prost(uint64, tag = "6")]
+    pub(super) next: u64,
+}
+
+impl LogMeta {
+    /// What the meta record says after a change of the log.
+    pub(super) fn follow(&mut self, change: &Change) {
+        match change {
+            Change::Append(records) => {
+                if let (Some(first), Some(last)) = (records.first(), records.last()) {
+                    if self.first == self.next {
+                        self.first = first.index;
+                    }
+                    self.next = last.index + 1;
+                }
+            }
+            Change::TruncateFrom(from) => {
+                self.next = self.next.min(*from);
+                self.first = self.first.min(self.next);
+            }
+            Change::Purge(index, id) => {
+                self.purged_index = *index;
+                self.purged_id = Some(id.clone());
+                self.first = self.first.max(index + 1);
+                self.next = self.next.max(self.first);
+            }
+            Change::Vote(vote) => self.vote = Some(vote.clone()),
+        }
+    }
+}
 
 /// Called once what was queued is on disk, or cannot be.
 pub type Done = Box<dyn FnOnce(Result<(), DbError>) + Send>;
@@ -176,7 +229,8 @@ impl LogFile {
             let fill = || -> Result<(), redb::Error> {
                 let transaction = database.begin_write()?;
                 transaction.open_table(ENTRIES)?;
-                transaction.open_table(META)?;
+                let empty = seal(META_KEY.as_bytes(), &LogMeta::default().encode_to_vec());
+                transaction.open_table(META)?.insert(META_KEY, empty.as_slice())?;
                 Ok(transaction.commit()?)
             };
             fill().map_err(|error| DbError::redb(LOG, "create", error))
@@ -189,13 +243,13 @@ impl LogFile {
         lock: Arc<dyn Send + Sync>,
         alarm: Alarm,
     ) -> Result<(Self, Recovered), DbError> {
-        let (database, recovered, sizes) = Runtime::spawn_blocking(move || {
+        let (database, meta, recovered, sizes) = Runtime::spawn_blocking(move || {
             let database = database::open(&*files, LOG, LOG_CACHE_BYTES)?;
             let mut sizes = Sizes::default();
-            let recovered = scan(&database, |record| {
+            let (meta, recovered) = scan(&database, |record| {
                 sizes.push(record.index, record.bytes.len() as u64);
             })?;
-            Ok::<_, DbError>((database, recovered, sizes))
+            Ok::<_, DbError>((database, meta, recovered, sizes))
         })
         .await?;
         let opened = Arc::new(Opened {
@@ -210,13 +264,7 @@ impl LogFile {
             work: Notify::new(),
             room: Arc::new(Semaphore::new(LOG_QUEUE_BYTES)),
         });
-        let purged = recovered.purged.as_ref().map(|(index, _)| *index);
-        Runtime::spawn(log_writer::run(
-            queue.clone(),
-            opened.clone(),
-            alarm,
-            purged,
-        ));
+        Runtime::spawn(log_writer::run(queue.clone(), opened.clone(), alarm, meta));
         let log = Self {
             _handles: Arc::new(Handles(queue.clone())),
             queue,
@@ -364,50 +412,40 @@ impl LogFile {
 pub(super) fn scan(
     database: &impl ReadableDatabase,
     mut visit: impl FnMut(&Record),
-) -> Result<Recovered, DbError> {
+) -> Result<(LogMeta, Recovered), DbError> {
     let transaction = database.begin_read().map_err(reading)?;
-    let meta = transaction.open_table(META).map_err(reading)?;
-    let value = |key: &str| -> Result<Option<Bytes>, DbError> {
-        let Some(sealed) = meta.get(key).map_err(reading)? else {
-            return Ok(None);
-        };
-        match unseal(key.as_bytes(), sealed.value()) {
-            Some(value) => Ok(Some(Bytes::copy_from_slice(value))),
-            None => Err(damaged(key, "its checksum does not match")),
-        }
+    let meta = {
+        let table = transaction.open_table(META).map_err(reading)?;
+        let sealed = table.get(META_KEY).map_err(reading)?;
+        let sealed = sealed.ok_or_else(|| damaged("the meta record", "it is missing"))?;
+        let value = unseal(META_KEY.as_bytes(), sealed.value());
+        let value = value.ok_or_else(|| damaged("the meta record", "its checksum does not match"))?;
+        LogMeta::decode(value).map_err(|error| damaged("the meta record", &error.to_string()))?
     };
-    let purged = match value(PURGED)? {
-        None => None,
-        Some(value) => {
-            let index = value.first_chunk().map(|index| u64::from_le_bytes(*index));
-            let index = index.ok_or_else(|| damaged(PURGED, "it is too short"))?;
-            Some((index, value.slice(8..)))
-        }
-    };
-    let mut recovered = Recovered {
-        vote: value(VOTE)?,
-        committed: value(COMMITTED)?,
-        purged,
-        ..Recovered::default()
-    };
-    let first = recovered.purged.as_ref().map_or(0, |(index, _)| index + 1);
+    let mut last = None;
+    let mut expected = meta.first;
     let entries = transaction.open_table(ENTRIES).map_err(reading)?;
-    for item in entries.range(first..).map_err(reading)? {
+    for item in entries.range(meta.first..).map_err(reading)? {
         let (key, sealed) = item.map_err(reading)?;
-        let record = open_entry(key.value(), sealed.value())?;
-        let expected = match &recovered.last {
-            Some(last) => last.index + 1,
-            None => first,
-        };
-        // A log that was never purged may begin at 0 or 1: that is its first writer's choice.
-        if record.index != expected && !(recovered.last.is_none() && recovered.purged.is_none()) {
-            return Err(damaged(&format!("entry {expected}"), "it is missing"));
+        if key.value() != expected || expected == meta.next {
+            break;
         }
+        let record = open_entry(expected, sealed.value())?;
         visit(&record);
-        recovered.entries += 1;
-        recovered.last = Some(record);
+        expected += 1;
+        last = Some(record);
     }
-    Ok(recovered)
+    if expected != meta.next {
+        return Err(damaged(&format!("entry {expected}"), "it is missing"));
+    }
+    let recovered = Recovered {
+        vote: meta.vote.clone(),
+        committed: meta.committed.clone(),
+        purged: meta.purged_id.clone().map(|id| (meta.purged_index, id)),
+        last,
+        entries: meta.next - meta.first,
+    };
+    Ok((meta, recovered))
 }
 
 fn read(

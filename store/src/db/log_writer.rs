@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use prost::Message;
 use redb::{Durability, ReadableTable, Table};
 use std::ops::Bound;
 
@@ -14,7 +14,7 @@ use super::{
     database::{seal, seal_into},
     error::DbError,
     log_file::{
-        COMMITTED, Change, ENTRIES, LOG, META, Opened, PURGED, Queue, Queued, Record, VOTE,
+        Change, ENTRIES, LOG, LogMeta, META, META_KEY, Opened, Queue, Queued, Record,
     },
 };
 use crate::{
@@ -25,43 +25,37 @@ use crate::{
 /// What one commit writes.
 struct Commit {
     changes: Vec<Change>,
-    committed: Option<Bytes>,
-    /// Entries up to here are purged; the commit removes some of those that are still in the file.
-    purged: Option<u64>,
+    /// As it is after the changes.
+    meta: LogMeta,
 }
 
 /// Writes until the queue is closed and empty, or a write fails.
-pub(super) async fn run(
-    queue: Arc<Queue>,
-    opened: Arc<Opened>,
-    alarm: Alarm,
-    mut purged: Option<u64>,
-) {
+pub(super) async fn run(queue: Arc<Queue>, opened: Arc<Opened>, alarm: Alarm, mut meta: LogMeta) {
     let worker = Worker::new("troika-log");
-    while wait_for_work(&queue, purged.is_some()).await {
+    let mut purging = meta.purged_id.is_some();
+    while wait_for_work(&queue, purging).await {
         let (taken, committed) = queue.take();
         let (changes, told) = split(taken);
+        changes.iter().for_each(|change| meta.follow(change));
+        meta.committed = committed.or(meta.committed.take());
         let commit = Commit {
-            purged: changes.iter().filter_map(purge_index).max().max(purged),
             changes,
-            committed,
+            meta: meta.clone(),
         };
-        let remaining = commit.purged;
         let started = Runtime::now();
         let opened = opened.clone();
-        let result = worker.run(move || write(&opened, commit)).await;
+        let result = worker.run(move || write(&opened, &commit)).await;
         metrics::histogram!("troika_log_commit_seconds").record(started.elapsed());
         match result {
             Ok(more_to_purge) => {
-                purged = remaining.filter(|_| more_to_purge);
+                purging = more_to_purge;
                 told.into_iter().for_each(|queued| tell(queued, Ok(())));
             }
             Err(error) => {
                 alarm.raise(&error);
                 // The queue refuses before anybody is told, so that nobody queues behind the failure.
                 queue.fail(&error);
-                told.into_iter()
-                    .for_each(|queued| tell(queued, Err(error.clone())));
+                told.into_iter().for_each(|queued| tell(queued, Err(error.clone())));
                 return;
             }
         }
@@ -123,38 +117,27 @@ fn tell((done, room): Told, result: Result<(), DbError>) {
     }
 }
 
-fn purge_index(change: &Change) -> Option<u64> {
-    match change {
-        Change::Purge(index, _) => Some(*index),
-        _ => None,
-    }
-}
-
 /// One transaction, one fsync. True if purged entries are left in the file.
-fn write(opened: &Opened, commit: Commit) -> Result<bool, DbError> {
+fn write(opened: &Opened, commit: &Commit) -> Result<bool, DbError> {
     let write = || -> Result<bool, redb::Error> {
         let mut transaction = opened.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         let more_to_purge = {
-            let mut meta = transaction.open_table(META)?;
             let mut entries = transaction.open_table(ENTRIES)?;
             let mut scratch = Vec::new();
             for change in &commit.changes {
                 match change {
                     Change::Append(records) => append(&mut entries, records, &mut scratch)?,
                     Change::TruncateFrom(from) => entries.retain_in(*from.., |_, _| false)?,
-                    Change::Vote(vote) => put(&mut meta, VOTE, vote)?,
-                    Change::Purge(index, id) => {
-                        let value = [&index.to_le_bytes()[..], id].concat();
-                        put(&mut meta, PURGED, &value)?;
-                    }
+                    // In the meta record.
+                    Change::Vote(_) | Change::Purge(..) => {}
                 }
             }
-            if let Some(committed) = &commit.committed {
-                put(&mut meta, COMMITTED, committed)?;
-            }
-            match commit.purged {
-                Some(index) => remove_some(&mut entries, index)?,
+            let mut meta = transaction.open_table(META)?;
+            let value = seal(META_KEY.as_bytes(), &commit.meta.encode_to_vec());
+            meta.insert(META_KEY, value.as_slice())?;
+            match &commit.meta.purged_id {
+                Some(_) => remove_some(&mut entries, commit.meta.purged_index)?,
                 None => false,
             }
         };
@@ -162,11 +145,6 @@ fn write(opened: &Opened, commit: Commit) -> Result<bool, DbError> {
         Ok(more_to_purge)
     };
     write().map_err(|error| DbError::redb(LOG, "write", error))
-}
-
-fn put(meta: &mut Table<&str, &[u8]>, key: &str, value: &[u8]) -> Result<(), redb::Error> {
-    meta.insert(key, seal(key.as_bytes(), value).as_slice())?;
-    Ok(())
 }
 
 /// Puts entries at the end. redb refuses one that does not come after the last: the log never has two of one index.

@@ -47,6 +47,9 @@ struct Memory {
     committed: Option<LogId>,
     purged: Option<LogId>,
     last: Option<LogId>,
+    /// The first index that is there, or the next to come in an empty log. A log that was never purged begins where its
+    /// first writer chose: at 0 for openraft, at 1 for some of its tests.
+    first: u64,
     /// The last entries, without a gap.
     tail: VecDeque<Recent>,
     /// Index of the first entry of the tail, or of the next entry to come if it is empty.
@@ -67,11 +70,6 @@ struct Recent {
 impl Memory {
     fn next(&self) -> u64 {
         self.tail_first + self.tail.len() as u64
-    }
-
-    /// The first index that is not purged.
-    fn first(&self) -> u64 {
-        self.purged.as_ref().map_or(0, |id| id.index + 1)
     }
 
     /// Drops what is on disk from the front until the tail is within its bound.
@@ -111,7 +109,9 @@ impl LogStore {
             Some(record) => Some(codec::decode_entry_id(&record.bytes)?),
             None => purged,
         };
+        let next = last.as_ref().map_or(0, |id| id.index + 1);
         let memory = Memory {
+            first: next - recovered.entries,
             vote: recovered
                 .vote
                 .as_ref()
@@ -120,7 +120,7 @@ impl LogStore {
             committed: recovered.committed.as_ref().map(id).transpose()?,
             purged,
             tail: VecDeque::new(),
-            tail_first: last.as_ref().map_or(0, |id| id.index + 1),
+            tail_first: next,
             last,
             tail_bytes: 0,
             appends: 0,
@@ -159,7 +159,7 @@ impl LogStore {
         loop {
             let (from, on_disk_until, truncations) = {
                 let memory = self.memory();
-                let from = from.max(memory.first());
+                let from = from.max(memory.first);
                 let until = until.min(memory.next());
                 if from >= memory.tail_first || from >= until {
                     return Ok(from_tail(&memory, from, until, max_bytes));
@@ -169,7 +169,7 @@ impl LogStore {
             let read = self.file.read(from, on_disk_until, max_bytes).await;
             {
                 let memory = self.memory();
-                if memory.truncations != truncations || memory.first() > from {
+                if memory.truncations != truncations || memory.first > from {
                     // What was read may be gone or replaced: read again what is there now.
                     continue;
                 }
@@ -325,6 +325,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 memory.drop_last();
             }
             memory.tail_first = memory.tail_first.min(from);
+            memory.first = memory.first.min(from);
             memory.truncations += 1;
             // An id below the purged one is not in the log any more.
             memory.last = last.max(memory.purged);
@@ -342,6 +343,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 memory.drop_first();
             }
             memory.tail_first = memory.tail_first.max(id.index + 1);
+            memory.first = id.index + 1;
             memory.purged = Some(id);
             // A snapshot may lie ahead of the whole log.
             memory.last = memory.last.max(Some(id));
@@ -355,6 +357,7 @@ fn push(memory: &mut Memory, entry: Entry, bytes: usize, append: u64) -> Result<
     if memory.last.is_none() {
         // The first entry of an empty log chooses where it begins.
         memory.tail_first = index;
+        memory.first = index;
     }
     let next = memory.next();
     if index != next {

@@ -9,6 +9,7 @@ use openraft::{
     },
 };
 
+use super::snapshot_data::SnapshotData;
 use crate::{
     runtime::Runtime,
     state::{Answer, Batch},
@@ -42,6 +43,9 @@ pub type Membership = openraft::Membership<u64, MemberNode>;
 pub type StoredMembership = StoredMembershipOf<TypeConfig>;
 /// What a snapshot holds: last log id and membership.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+
+/// A snapshot on its way: its meta data and its bytes.
+pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
 /// The id of the entry `index` of `leader` in `term`.
 pub fn log_id(term: u64, leader: u64, index: u64) -> LogId {
