@@ -230,7 +230,9 @@ impl LogFile {
                 let transaction = database.begin_write()?;
                 transaction.open_table(ENTRIES)?;
                 let empty = seal(META_KEY.as_bytes(), &LogMeta::default().encode_to_vec());
-                transaction.open_table(META)?.insert(META_KEY, empty.as_slice())?;
+                transaction
+                    .open_table(META)?
+                    .insert(META_KEY, empty.as_slice())?;
                 Ok(transaction.commit()?)
             };
             fill().map_err(|error| DbError::redb(LOG, "create", error))
@@ -419,7 +421,8 @@ pub(super) fn scan(
         let sealed = table.get(META_KEY).map_err(reading)?;
         let sealed = sealed.ok_or_else(|| damaged("the meta record", "it is missing"))?;
         let value = unseal(META_KEY.as_bytes(), sealed.value());
-        let value = value.ok_or_else(|| damaged("the meta record", "its checksum does not match"))?;
+        let value =
+            value.ok_or_else(|| damaged("the meta record", "its checksum does not match"))?;
         LogMeta::decode(value).map_err(|error| damaged("the meta record", &error.to_string()))?
     };
     let mut last = None;

@@ -13,9 +13,7 @@ use super::{
     alarm::Alarm,
     database::{seal, seal_into},
     error::DbError,
-    log_file::{
-        Change, ENTRIES, LOG, LogMeta, META, META_KEY, Opened, Queue, Queued, Record,
-    },
+    log_file::{Change, ENTRIES, LOG, LogMeta, META, META_KEY, Opened, Queue, Queued, Record},
 };
 use crate::{
     limits::{LOG_COMMITTED_IDLE_MS, LOG_PURGE_ENTRIES},
@@ -55,7 +53,8 @@ pub(super) async fn run(queue: Arc<Queue>, opened: Arc<Opened>, alarm: Alarm, mu
                 alarm.raise(&error);
                 // The queue refuses before anybody is told, so that nobody queues behind the failure.
                 queue.fail(&error);
-                told.into_iter().for_each(|queued| tell(queued, Err(error.clone())));
+                told.into_iter()
+                    .for_each(|queued| tell(queued, Err(error.clone())));
                 return;
             }
         }

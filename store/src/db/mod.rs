@@ -2,7 +2,7 @@
 //!
 //! A data directory holds three files: `identity` (whose directory this is), `log.redb` (the Raft log) and `state.redb` (the
 //! checkpoint of the state machine). This module knows bytes, keys, checksums and crashes; it knows neither openraft nor what
-//! a record means.
+//! a record means, only that the state machine hands over [`Change`](crate::state::Change)s to it.
 //!
 //! Two rules carry the durability of everything above. *A file or a transaction is there complete or not at all.* And *the
 //! first write that fails is the last*: the [`Alarm`] is raised, nothing is written after it, and the member stops.

@@ -24,7 +24,7 @@ use super::{
     files::Files,
     snapshot::Received,
 };
-use crate::limits::STATE_CACHE_BYTES;
+use crate::{limits::STATE_CACHE_BYTES, state::Change};
 
 /// The file's name.
 pub const STATE: &str = "state.redb";
@@ -43,17 +43,6 @@ pub struct StateFile {
 struct Opened {
     database: Database,
     _lock: Arc<dyn Send + Sync>,
-}
-
-/// One change to the records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// The record has this value.
-    Put(Vec<u8>, Bytes),
-    /// The record is gone, if it was there.
-    Delete(Vec<u8>),
-    /// All records from the first key up to, not including, the second are gone.
-    DeleteRange(Vec<u8>, Vec<u8>),
 }
 
 /// What a checkpoint wrote.
@@ -228,13 +217,13 @@ impl StateView {
     pub fn records_below(
         &self,
         end: &[u8],
-    ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Bytes), DbError>> + use<>, DbError> {
+    ) -> Result<impl Iterator<Item = Result<(Bytes, Bytes), DbError>> + use<>, DbError> {
         let records = self.transaction.open_table(RECORDS).map_err(reading)?;
         let range = records.range::<&[u8]>(..end).map_err(reading)?;
         Ok(range.map(|item| {
             let (key, sealed) = item.map_err(reading)?;
             let value = open_record(key.value(), sealed.value())?;
-            Ok((key.value().to_vec(), value))
+            Ok((Bytes::copy_from_slice(key.value()), value))
         }))
     }
 

@@ -30,7 +30,11 @@ pub async fn run(raft: Raft<TypeConfig, MachineStore>, shared: Arc<Shared>, log:
             }
             if noticed(&raft, checkpoint).await
                 && let Some(upto) = log.file().purge_point(LOG_KEEP_BYTES)
-                && raft.trigger().purge_log(upto.min(checkpoint)).await.is_err()
+                && raft
+                    .trigger()
+                    .purge_log(upto.min(checkpoint))
+                    .await
+                    .is_err()
             {
                 return;
             }
@@ -46,7 +50,11 @@ async fn noticed(raft: &Raft<TypeConfig, MachineStore>, index: u64) -> bool {
     let mut metrics = raft.metrics();
     let deadline = Runtime::now() + NOTICE;
     loop {
-        let known = metrics.borrow_watched().snapshot.as_ref().map_or(0, |id| id.index);
+        let known = metrics
+            .borrow_watched()
+            .snapshot
+            .as_ref()
+            .map_or(0, |id| id.index);
         if known >= index {
             return true;
         }

@@ -9,11 +9,11 @@ use openraft::{
     storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine},
 };
 
+use super::types::{Decisions, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 pub use super::{
     shared::{Shared, StateHashes},
     snapshot_data::{SnapshotData, SnapshotReceiver},
 };
-use super::types::{Decisions, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::limits::APPLY_ENTRIES;
 
 /// openraft's state machine. openraft owns the one value; everybody else has its [`Shared`].

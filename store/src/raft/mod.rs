@@ -1,13 +1,13 @@
 //! Consensus: many commands from many callers become one log.
 
 pub mod codec;
+pub mod compaction;
 pub mod error;
 pub mod log_store;
-pub mod network;
-pub mod status;
-pub mod types;
 pub mod machine_store;
+pub mod network;
 pub mod shared;
 pub mod snapshot_data;
-pub mod compaction;
+pub mod status;
 pub mod storage;
+pub mod types;

@@ -28,7 +28,7 @@ use crate::{
         STATE_HASHES_KEPT,
     },
     runtime::Runtime,
-    state::{Generation, Machine, RecordKey, StateHash},
+    state::{Generation, LoadError, Machine, RecordKey, StateHash},
 };
 
 /// Log indices with the state hash after applying them, oldest first.
@@ -153,7 +153,10 @@ impl Shared {
 
     /// State hashes at every [`STATE_HASH_INTERVAL`]th index, the last ones.
     pub fn state_hashes(&self) -> StateHashes {
-        let hashes = self.hashes.lock().expect("no code panics while it holds the hashes");
+        let hashes = self
+            .hashes
+            .lock()
+            .expect("no code panics while it holds the hashes");
         hashes.iter().copied().collect()
     }
 
@@ -170,7 +173,10 @@ impl Shared {
 
     /// The cluster's id is known from now on: snapshots carry it, and another cluster's are refused.
     pub fn set_cluster(&self, cluster: [u8; 16]) {
-        *self.cluster.write().expect("no code panics while it holds the id") = Some(cluster);
+        *self
+            .cluster
+            .write()
+            .expect("no code panics while it holds the id") = Some(cluster);
     }
 
     /// Writes a checkpoint of at least what is applied now.
@@ -179,7 +185,10 @@ impl Shared {
         let closed = || DbError::Closed {
             file: crate::db::state_file::STATE.to_owned(),
         };
-        self.requests.send(Some(reply)).await.map_err(|_| closed())?;
+        self.requests
+            .send(Some(reply))
+            .await
+            .map_err(|_| closed())?;
         written.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -208,7 +217,10 @@ impl Shared {
     }
 
     fn cluster(&self) -> Option<[u8; 16]> {
-        *self.cluster.read().expect("no code panics while it holds the id")
+        *self
+            .cluster
+            .read()
+            .expect("no code panics while it holds the id")
     }
 
     fn memory(&self) -> RwLockReadGuard<'_, Memory> {
@@ -216,7 +228,9 @@ impl Shared {
     }
 
     fn memory_mut(&self) -> RwLockWriteGuard<'_, Memory> {
-        self.memory.write().expect("no code panics while it applies")
+        self.memory
+            .write()
+            .expect("no code panics while it applies")
     }
 
     /// Waits while too much is unwritten.
@@ -238,10 +252,15 @@ impl Shared {
             for entry in entries {
                 decisions.push(self.apply_one(&mut memory, entry)?);
             }
-            (index_of(&memory.meta), memory.machine.revision(), unwritten(&memory))
+            (
+                index_of(&memory.meta),
+                memory.machine.revision(),
+                unwritten(&memory),
+            )
         };
         self.applied.send_replace(index);
-        self.revisions.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+        self.revisions
+            .send_if_modified(|known| std::mem::replace(known, revision) != revision);
         if unwritten > CHECKPOINT_BYTES {
             // A full queue means that one is asked for already.
             let _ = self.requests.try_send(None);
@@ -255,7 +274,8 @@ impl Shared {
             Effect::Nothing => {}
             Effect::Commands(batch) => {
                 let answers = memory.machine.apply_batch(batch);
-                decisions.0 = answers.map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
+                decisions.0 =
+                    answers.map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
             }
             Effect::Membership(membership) => memory.meta.last_membership = membership,
         }
@@ -265,7 +285,10 @@ impl Shared {
             observer(index, memory.machine.state_hash());
         }
         if index.is_multiple_of(STATE_HASH_INTERVAL) {
-            let mut hashes = self.hashes.lock().expect("no code panics while it holds the hashes");
+            let mut hashes = self
+                .hashes
+                .lock()
+                .expect("no code panics while it holds the hashes");
             if hashes.len() == STATE_HASHES_KEPT {
                 hashes.pop_front();
             }
@@ -292,7 +315,8 @@ impl Shared {
         };
         let started = Runtime::now();
         let (state, applied) = (self.state.clone(), codec::encode_meta(&meta));
-        let written = Runtime::spawn_blocking(move || state.write(generation.changes(), &applied)).await;
+        let written =
+            Runtime::spawn_blocking(move || state.write(generation.changes(), &applied)).await;
         let written = written.inspect_err(|error| self.alarm.raise(error))?;
         metrics::histogram!("troika_checkpoint_seconds").record(started.elapsed());
         metrics::histogram!("troika_checkpoint_bytes").record(written.bytes as f64);
@@ -302,13 +326,22 @@ impl Shared {
             memory.written = Some(meta);
             memory.frozen.take()
         };
-        tracing::debug!(index, records = written.records, bytes = written.bytes, "checkpoint written");
+        tracing::debug!(
+            index,
+            records = written.records,
+            bytes = written.bytes,
+            "checkpoint written"
+        );
         self.checkpoints.send_replace(index);
         Ok(())
     }
 
     /// Puts a snapshot in the place of the whole state, on disk and in memory.
-    pub(super) async fn install(&self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+    pub(super) async fn install(
+        &self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
         let _alone = self.writing.lock().await;
         if let Some(error) = self.alarm.raised() {
             return Err(error.into());
@@ -334,7 +367,10 @@ impl Shared {
             let mut memory = self.memory_mut();
             memory.meta = meta.clone();
             memory.written = Some(meta.clone());
-            (memory.frozen.take(), std::mem::replace(&mut memory.machine, machine))
+            (
+                memory.frozen.take(),
+                std::mem::replace(&mut memory.machine, machine),
+            )
         };
         let index = index_of(meta);
         tracing::info!(index, revision, "snapshot installed");
@@ -350,7 +386,10 @@ fn index_of(meta: &SnapshotMeta) -> u64 {
 }
 
 fn unwritten(memory: &Memory) -> usize {
-    let frozen = memory.frozen.as_ref().map_or(0, |generation| generation.bytes());
+    let frozen = memory
+        .frozen
+        .as_ref()
+        .map_or(0, |generation| generation.bytes());
     frozen + memory.machine.unwritten_bytes()
 }
 
@@ -364,14 +403,15 @@ fn load(state: &StateFile) -> Result<(Machine, Option<SnapshotMeta>), DbError> {
         Some(applied) => Some(codec::decode_meta(&applied).map_err(|error| damaged(&error))?),
         None => None,
     };
-    let mut failed = None;
-    let records = view.records_below(&RecordKey::cold_from())?;
-    let records = records.map_while(|record| record.map_err(|error| failed = Some(error)).ok());
-    let machine = Machine::load(records);
-    if let Some(error) = failed {
-        return Err(error);
+    let mut records = view.records_below(&RecordKey::cold_from())?.peekable();
+    if meta.is_some() && records.peek().is_none() {
+        return Err(damaged(&"no record is left of it"));
     }
-    Ok((machine.map_err(|error| damaged(&error))?, meta))
+    match Machine::load(records, |key| view.get(&key.to_bytes())) {
+        Ok(machine) => Ok((machine, meta)),
+        Err(LoadError::Storage(error)) => Err(error),
+        Err(error) => Err(damaged(&error)),
+    }
 }
 
 /// The checkpoint task: on request, when much is unwritten, and now and then.

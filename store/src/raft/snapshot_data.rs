@@ -118,7 +118,9 @@ impl SnapshotReceiver {
 /// Copies a checkpoint of this process into a new state file. Blocks.
 pub(super) fn copy(outgoing: Outgoing, files: Arc<dyn Files>) -> Result<Received, SnapshotError> {
     let Some(mut reader) = outgoing.0 else {
-        return Err(SnapshotError::Damaged("its reading was given up".to_owned()));
+        return Err(SnapshotError::Damaged(
+            "its reading was given up".to_owned(),
+        ));
     };
     let mut writer = SnapshotWriter::new(files)?;
     while let Some(frame) = reader.next_frame()? {

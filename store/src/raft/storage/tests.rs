@@ -4,9 +4,11 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
 use openraft::{
-    async_runtime::Oneshot,
     EntryPayload, RaftLogReader, StorageError,
-    storage::{IOFlushed, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine},
+    async_runtime::Oneshot,
+    storage::{
+        IOFlushed, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine,
+    },
     testing::log::{StoreBuilder, Suite},
 };
 
@@ -37,7 +39,9 @@ async fn openrafts_own_suite_passes() {
 }
 
 async fn open(disk: &CrashDisk) -> Storage {
-    Storage::open(Arc::new(disk.clone()), 1, None, None).await.unwrap()
+    Storage::open(Arc::new(disk.clone()), 1, None, None)
+        .await
+        .unwrap()
 }
 
 /// Opens the disk once nobody of the process before it holds it any more.
@@ -96,18 +100,41 @@ async fn vote_log_purge_truncation_and_commit_survive_a_restart() {
     let disk = CrashDisk::new();
     let mut storage = open(&disk).await;
     let incarnation = storage.identity.incarnation;
-    storage.log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
-    append(&mut storage.log, (1..=20).map(|index| blank(3, index)).collect()).await.unwrap();
-    storage.log.truncate_after(Some(log_id(3, 1, 15))).await.unwrap();
+    storage
+        .log
+        .save_vote(&Vote::new_committed(3, 1))
+        .await
+        .unwrap();
+    append(
+        &mut storage.log,
+        (1..=20).map(|index| blank(3, index)).collect(),
+    )
+    .await
+    .unwrap();
+    storage
+        .log
+        .truncate_after(Some(log_id(3, 1, 15)))
+        .await
+        .unwrap();
     append(&mut storage.log, vec![blank(4, 16)]).await.unwrap();
-    storage.log.save_committed(Some(log_id(3, 1, 12))).await.unwrap();
+    storage
+        .log
+        .save_committed(Some(log_id(3, 1, 12)))
+        .await
+        .unwrap();
     storage.log.purge(log_id(3, 1, 10)).await.unwrap();
     storage.log.file().flush().await.unwrap();
 
     let mut storage = reopen(&disk, storage).await;
     assert_eq!(storage.identity.incarnation, incarnation);
-    assert_eq!(storage.log.read_vote().await.unwrap(), Some(Vote::new_committed(3, 1)));
-    assert_eq!(storage.log.read_committed().await.unwrap(), Some(log_id(3, 1, 12)));
+    assert_eq!(
+        storage.log.read_vote().await.unwrap(),
+        Some(Vote::new_committed(3, 1))
+    );
+    assert_eq!(
+        storage.log.read_committed().await.unwrap(),
+        Some(log_id(3, 1, 12))
+    );
     let state = storage.log.get_log_state().await.unwrap();
     assert_eq!(state.last_purged_log_id, Some(log_id(3, 1, 10)));
     assert_eq!(state.last_log_id, Some(log_id(4, 1, 16)));
@@ -119,11 +146,20 @@ async fn vote_log_purge_truncation_and_commit_survive_a_restart() {
 async fn a_purge_beyond_the_last_entry_leaves_an_empty_log_that_goes_on_behind_it() {
     let disk = CrashDisk::new();
     let mut storage = open(&disk).await;
-    append(&mut storage.log, (1..=5).map(|index| blank(1, index)).collect()).await.unwrap();
+    append(
+        &mut storage.log,
+        (1..=5).map(|index| blank(1, index)).collect(),
+    )
+    .await
+    .unwrap();
     storage.log.purge(log_id(2, 1, 100)).await.unwrap();
     for round in 0..2 {
         let state = storage.log.get_log_state().await.unwrap();
-        assert_eq!(state.last_purged_log_id, Some(log_id(2, 1, 100)), "round {round}");
+        assert_eq!(
+            state.last_purged_log_id,
+            Some(log_id(2, 1, 100)),
+            "round {round}"
+        );
         assert_eq!(state.last_log_id, Some(log_id(2, 1, 100)));
         assert_eq!(indices(&mut storage.log).await, []);
         storage.log.file().flush().await.unwrap();
@@ -138,7 +174,12 @@ async fn a_purge_beyond_the_last_entry_leaves_an_empty_log_that_goes_on_behind_i
 async fn a_big_purge_is_removed_in_pieces_and_stays_done() {
     let disk = CrashDisk::new();
     let mut storage = open(&disk).await;
-    append(&mut storage.log, (1..=5_000).map(|index| blank(1, index)).collect()).await.unwrap();
+    append(
+        &mut storage.log,
+        (1..=5_000).map(|index| blank(1, index)).collect(),
+    )
+    .await
+    .unwrap();
     storage.log.purge(log_id(1, 1, 4_990)).await.unwrap();
     storage.log.file().flush().await.unwrap();
     let mut storage = reopen(&disk, storage).await;
@@ -153,7 +194,11 @@ async fn acks_follow_the_flush() {
     append(&mut storage.log, vec![blank(1, 1)]).await.unwrap();
     disk.fail_after(0, io::ErrorKind::StorageFull);
     let (sender, flushed) = <openraft_rt_tokio::TokioOneshot as Oneshot>::channel();
-    storage.log.append([blank(1, 2)], IOFlushed::signal(sender)).await.unwrap();
+    storage
+        .log
+        .append([blank(1, 2)], IOFlushed::signal(sender))
+        .await
+        .unwrap();
     // Readable at once, and never acknowledged.
     assert_eq!(indices(&mut storage.log).await, [(1, 1), (1, 2)]);
     let error = flushed.await.unwrap().unwrap_err();
@@ -185,9 +230,13 @@ async fn the_state_comes_back_from_checkpoint_and_log() {
     let mut storage = open(&disk).await;
     let entries: Vec<Entry> = (1..=40).map(change).collect();
     append(&mut storage.log, entries.clone()).await.unwrap();
-    apply(&mut storage.machine, entries[..30].to_vec()).await.unwrap();
+    apply(&mut storage.machine, entries[..30].to_vec())
+        .await
+        .unwrap();
     storage.shared.checkpoint().await.unwrap();
-    apply(&mut storage.machine, entries[30..].to_vec()).await.unwrap();
+    apply(&mut storage.machine, entries[30..].to_vec())
+        .await
+        .unwrap();
     let (index, hash) = storage.shared.state_hash();
     assert_eq!(index, 40);
 
@@ -203,9 +252,13 @@ async fn the_state_comes_back_from_checkpoint_and_log() {
 async fn a_state_ahead_of_its_own_log_is_taken_up() {
     let disk = CrashDisk::new();
     let mut storage = open(&disk).await;
-    append(&mut storage.log, (1..=5).map(change).collect()).await.unwrap();
+    append(&mut storage.log, (1..=5).map(change).collect())
+        .await
+        .unwrap();
     // A follower may apply what a majority has before its own disk has it; then the power goes.
-    apply(&mut storage.machine, (1..=9).map(change).collect()).await.unwrap();
+    apply(&mut storage.machine, (1..=9).map(change).collect())
+        .await
+        .unwrap();
     storage.shared.checkpoint().await.unwrap();
     let mut storage = reopen(&disk, storage).await;
     openraft::storage::StorageHelper::new(&mut storage.log, &mut storage.machine)
@@ -222,12 +275,16 @@ async fn a_state_ahead_of_its_own_log_is_taken_up() {
 async fn a_snapshot_is_streamed_checked_and_installed() {
     let (from, to) = (CrashDisk::new(), CrashDisk::new());
     let mut source = open(&from).await;
-    apply(&mut source.machine, (1..=500).map(change).collect()).await.unwrap();
+    apply(&mut source.machine, (1..=500).map(change).collect())
+        .await
+        .unwrap();
     let mut builder = source.machine.get_snapshot_builder().await;
     let mut snapshot = builder.build_snapshot().await.unwrap();
     // What is applied later does not change the snapshot.
     let (_, hash) = source.shared.state_hash();
-    apply(&mut source.machine, (501..=600).map(change).collect()).await.unwrap();
+    apply(&mut source.machine, (501..=600).map(change).collect())
+        .await
+        .unwrap();
     source.shared.checkpoint().await.unwrap();
 
     let mut target = open(&to).await;
@@ -262,7 +319,14 @@ async fn a_snapshot_is_streamed_checked_and_installed() {
     for frame in &frames[..frames.len() - 1] {
         receiver.push(frame.clone()).await.unwrap();
     }
-    assert!(receiver.finish().await.unwrap_err().to_string().contains("cut off"));
+    assert!(
+        receiver
+            .finish()
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("cut off")
+    );
     assert_eq!(target.files.list().unwrap(), ["identity", LOG, STATE]);
 }
 
@@ -280,7 +344,10 @@ async fn a_foreign_snapshot_is_refused() {
     let error = receiver.push(head).await.unwrap_err().to_string();
     assert!(error.contains("cluster 0101"), "{error}");
     let mut receiver = target.shared.receive().await.unwrap();
-    let error = receiver.push(Bytes::from_static(b"GIF89a and then some")).await.unwrap_err();
+    let error = receiver
+        .push(Bytes::from_static(b"GIF89a and then some"))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("not a snapshot"), "{error}");
 }
 
@@ -288,9 +355,13 @@ async fn a_foreign_snapshot_is_refused() {
 async fn damage_is_named_at_the_start() {
     let disk = CrashDisk::new();
     let mut storage = open(&disk).await;
-    append(&mut storage.log, (1..=49).map(change).collect()).await.unwrap();
+    append(&mut storage.log, (1..=49).map(change).collect())
+        .await
+        .unwrap();
     append(&mut storage.log, vec![change(50)]).await.unwrap();
-    apply(&mut storage.machine, (1..=50).map(change).collect()).await.unwrap();
+    apply(&mut storage.machine, (1..=50).map(change).collect())
+        .await
+        .unwrap();
     storage.shared.checkpoint().await.unwrap();
     drop(storage);
     disk.kill();
@@ -318,11 +389,17 @@ async fn a_lost_file_and_an_emptied_one_are_refused() {
     drop(open(&disk).await);
     disk.kill();
     disk.truncate(LOG, 0);
-    let error = Storage::open(Arc::new(disk.clone()), 1, None, None).await.err().unwrap();
+    let error = Storage::open(Arc::new(disk.clone()), 1, None, None)
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("it is empty"), "{error}");
     disk.kill();
     disk.remove(LOG).unwrap();
-    let error = Storage::open(Arc::new(disk.clone()), 1, None, None).await.err().unwrap();
+    let error = Storage::open(Arc::new(disk.clone()), 1, None, None)
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("has lost log.redb"), "{error}");
 }
 
@@ -330,16 +407,25 @@ async fn a_lost_file_and_an_emptied_one_are_refused() {
 async fn another_process_member_or_cluster_is_kept_out() {
     let disk = CrashDisk::new();
     let first = open(&disk).await;
-    let again = Storage::open(Arc::new(disk.clone()), 1, None, None).await.err().unwrap();
+    let again = Storage::open(Arc::new(disk.clone()), 1, None, None)
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(again, OpenError::InUse), "{again}");
     drop(first);
     disk.kill();
     let files: Arc<dyn Files> = Arc::new(disk.clone());
-    let other = Storage::open(files.clone(), 2, None, None).await.err().unwrap();
+    let other = Storage::open(files.clone(), 2, None, None)
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(other, OpenError::OtherMember { .. }), "{other}");
     disk.kill();
     crate::db::directory::join_cluster(&disk, [5; 16]).unwrap();
-    let other = Storage::open(files.clone(), 1, Some([6; 16]), None).await.err().unwrap();
+    let other = Storage::open(files.clone(), 1, Some([6; 16]), None)
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(other, OpenError::OtherCluster { .. }), "{other}");
     disk.kill();
     let storage = Storage::open(files, 1, Some([5; 16]), None).await.unwrap();
@@ -357,8 +443,18 @@ struct Promised {
 
 /// Writes until the power goes, and notes what was acknowledged.
 async fn work(storage: &mut Storage, promised: &mut Promised, steps: u64) -> Result<(), io::Error> {
-    let mut next = storage.log.get_log_state().await?.last_log_id.map_or(1, |id| id.index + 1);
-    let mut applied = storage.machine.applied_state().await?.0.map_or(0, |id| id.index);
+    let mut next = storage
+        .log
+        .get_log_state()
+        .await?
+        .last_log_id
+        .map_or(1, |id| id.index + 1);
+    let mut applied = storage
+        .machine
+        .applied_state()
+        .await?
+        .0
+        .map_or(0, |id| id.index);
     for step in 0..steps {
         let term = 1;
         match step % 7 {
@@ -390,7 +486,9 @@ async fn work(storage: &mut Storage, promised: &mut Promised, steps: u64) -> Res
             _ => {
                 let entries: Vec<Entry> = (next..next + 3).map(change).collect();
                 append(&mut storage.log, entries).await?;
-                promised.entries.extend((next..next + 3).map(|index| (index, term)));
+                promised
+                    .entries
+                    .extend((next..next + 3).map(|index| (index, term)));
                 next += 3;
             }
         }
@@ -418,19 +516,34 @@ async fn no_power_cut_loses_what_was_acknowledged_or_keeps_a_member_down() {
                 .await
                 .unwrap_or_else(|error| panic!("seed {seed}, cut {cut}: {error}"));
             let vote = storage.log.read_vote().await.unwrap();
-            assert!(vote >= promised.vote, "seed {seed}, cut {cut}: {vote:?} {promised:?}");
+            assert!(
+                vote >= promised.vote,
+                "seed {seed}, cut {cut}: {vote:?} {promised:?}"
+            );
             promised.vote = vote;
-            let there: BTreeMap<u64, u64> =
-                indices(&mut storage.log).await.into_iter().map(|(term, index)| (index, term)).collect();
+            let there: BTreeMap<u64, u64> = indices(&mut storage.log)
+                .await
+                .into_iter()
+                .map(|(term, index)| (index, term))
+                .collect();
             let purged = storage.log.purged_index();
             for index in promised.entries.keys() {
                 let kept = there.contains_key(index) || *index <= purged;
-                assert!(kept, "seed {seed}, cut {cut}: entry {index} is lost: {there:?}");
+                assert!(
+                    kept,
+                    "seed {seed}, cut {cut}: entry {index} is lost: {there:?}"
+                );
             }
             let applied = storage.machine.applied_state().await.unwrap().0;
             let applied = applied.map_or(0, |id| id.index);
-            assert!(applied >= purged, "seed {seed}, cut {cut}: purged {purged}, applied {applied}");
-            assert_eq!(storage.shared.state_hash(), (applied, state_hash_after(applied)));
+            assert!(
+                applied >= purged,
+                "seed {seed}, cut {cut}: purged {purged}, applied {applied}"
+            );
+            assert_eq!(
+                storage.shared.state_hash(),
+                (applied, state_hash_after(applied))
+            );
             drop(storage);
             disk.kill();
         }
