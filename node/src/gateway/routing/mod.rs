@@ -15,6 +15,8 @@
 pub mod estimate;
 mod groups;
 mod history;
+#[cfg(test)]
+mod mainnet_tests;
 mod router;
 #[cfg(test)]
 mod tests;
