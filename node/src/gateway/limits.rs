@@ -70,3 +70,12 @@ pub const MAX_LOGS: usize = 20_000;
 pub const MAX_FEE_HISTORY: u64 = 1_024;
 /// Blocks that are read from the store at one time for one request.
 pub const READ_AHEAD: usize = 16;
+/// Estimates of transactions that are queued behind a gap; above it those of transactions that have left are dropped.
+pub const MAX_WAITING_ESTIMATES: usize = 50_000;
+/// Longest that transactions are simulated for their routing when they are taken in. What is not done by then is
+/// routed by what it states and by history.
+pub const SIMULATION_BUDGET: Duration = Duration::from_millis(100);
+/// The same on a chain that replays a block: there routing is what is measured.
+pub const REPLAY_SIMULATION_BUDGET: Duration = Duration::from_secs(60);
+/// Pending transactions of a sender that are simulated before a new one; with more, what it states must do.
+pub const MAX_SIMULATED_BEFORE: usize = 32;

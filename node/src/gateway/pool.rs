@@ -3,7 +3,7 @@
 //! Ties the pure parts together: [`Mempool`] says what is ready, [`Router`] where it goes, and the difference to what
 //! the executors were told before goes to their streams as [`Update`]s. No IO, no await.
 
-use super::limits::{MAX_CACHED_ACCOUNTS, UPDATE_BUFFER};
+use super::limits::{MAX_CACHED_ACCOUNTS, MAX_WAITING_ESTIMATES, UPDATE_BUFFER};
 use super::mempool::{AfterRefusal, Limits, Mempool, Pooled, Reject, SenderState};
 use super::routing::{Estimate, History, Placed, Policy, Router, estimate};
 use crate::execution::Transaction;
@@ -34,6 +34,10 @@ pub struct Pool {
     history: History,
     lock_rule: LockRule,
     handed: HashMap<Address, Handed>,
+    /// Simulated, of transactions that are not handed out yet.
+    estimates: HashMap<B256, Estimate>,
+    /// True on a chain that replays a block.
+    replays: bool,
     /// Accounts at `head`.
     accounts: HashMap<Address, SenderState>,
     head: B256,
@@ -51,6 +55,8 @@ impl Pool {
             history: History::new(),
             lock_rule: config.lock_rule,
             handed: HashMap::new(),
+            estimates: HashMap::new(),
+            replays: config.fixed.is_some(),
             accounts: HashMap::new(),
             head: B256::ZERO,
             round: 0,
@@ -85,11 +91,20 @@ impl Pool {
         true
     }
 
-    /// Takes a transaction in. `state` is its sender's account at the head.
+    /// Takes a transaction in. `state` is its sender's account at the head; `estimate` what a simulation said of it.
     ///
     /// # Errors
     /// [`Reject`].
-    pub fn add(&mut self, tx: &Transaction, state: SenderState) -> Result<(), Reject> {
+    pub fn add(
+        &mut self,
+        tx: &Transaction,
+        mut state: SenderState,
+        estimate: Option<Estimate>,
+    ) -> Result<(), Reject> {
+        if self.replays {
+            // The block that is replayed may itself pay the sender first.
+            state.balance = U256::MAX;
+        }
         self.mempool.add(
             Pooled {
                 hash: tx.hash,
@@ -101,7 +116,16 @@ impl Pool {
                 raw: tx.raw.clone(),
             },
             state,
-        )
+        )?;
+        if let Some(estimate) = estimate {
+            self.estimates.insert(tx.hash, estimate);
+        }
+        Ok(())
+    }
+
+    /// What calls wrote lately says, and what the transaction states.
+    pub fn stated(&self, tx: &Transaction) -> Estimate {
+        estimate::stated(tx, self.lock_rule, &self.history)
     }
 
     /// A round was opened.
@@ -213,7 +237,9 @@ impl Pool {
                 let Ok(tx) = Transaction::with_sender(pooled.raw.clone(), sender) else {
                     continue;
                 };
-                let estimate = estimate::stated(&tx, self.lock_rule, &self.history);
+                let simulated = self.estimates.remove(&pooled.hash);
+                let estimate = simulated
+                    .unwrap_or_else(|| estimate::stated(&tx, self.lock_rule, &self.history));
                 estimates.push(estimate.clone());
                 handed.insert(pooled.nonce, (pooled.hash, pooled.raw.clone(), estimate));
                 nonces.push(pooled.nonce);
@@ -229,6 +255,10 @@ impl Pool {
             if !nonces.is_empty() {
                 fresh.push((sender, nonces));
             }
+        }
+        if self.estimates.len() > MAX_WAITING_ESTIMATES {
+            let mempool = &self.mempool;
+            self.estimates.retain(|hash, _| mempool.get(hash).is_some());
         }
         self.router.route(&estimates, self.round);
         if !removed.is_empty() {

@@ -1,12 +1,17 @@
 //! Taking transactions in.
 
 use super::Gateway;
+use super::chain::StoreView;
+use super::limits::{MAX_SIMULATED_BEFORE, REPLAY_SIMULATION_BUDGET, SIMULATION_BUDGET};
 use super::mempool::{Reject, SenderState};
+use super::routing::{Estimate, History, estimate};
 use crate::execution::{Invalid, Transaction, TxError};
 use crate::store_client::{StateKey, StateValue, StoreError};
 use alloy_primitives::{Address, B256, Bytes};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use troika_proto::Environment;
 
 /// How often accounts are read again where the head moved under the read. After that the older answer is used: it can
 /// only make a transaction wait or be refused that the next try would take.
@@ -70,6 +75,7 @@ impl Gateway {
                     .collect();
             }
         };
+        let mut estimates = self.simulate(checked.iter().flatten()).await;
         let answers: Vec<_> = self.pool(|pool| {
             let added = checked.into_iter().map(|tx| {
                 let tx = tx?;
@@ -77,7 +83,8 @@ impl Gateway {
                 let state = pool
                     .account(tx.sender)
                     .or_else(|| states.get(&tx.sender).copied());
-                pool.add(&tx, state.unwrap_or_default())?;
+                let estimate = estimates.remove(&tx.hash);
+                pool.add(&tx, state.unwrap_or_default(), estimate)?;
                 Ok(tx.hash)
             });
             added.collect()
@@ -88,6 +95,87 @@ impl Gateway {
         }
         self.dirty.notify_one();
         answers
+    }
+
+    /// What transactions would write on the head's state, for their routing. Empty where it is not worth it, or nothing
+    /// can be read in time.
+    async fn simulate(
+        &self,
+        new: impl Iterator<Item = &Arc<Transaction>>,
+    ) -> HashMap<B256, Estimate> {
+        let new: Vec<Arc<Transaction>> = new.cloned().collect();
+        if !new.iter().any(|tx| estimate::is_worth_simulating(tx)) {
+            return HashMap::new();
+        }
+        let Ok(permit) = self.calls.clone().try_acquire_owned() else {
+            return HashMap::new();
+        };
+        let head = self.head();
+        let queued = self.queued_before(&new);
+        let budget = match self.config.fixed {
+            Some(_) => REPLAY_SIMULATION_BUDGET,
+            None => SIMULATION_BUDGET,
+        };
+        let view = self.view(head.hash).until(Instant::now() + budget);
+        let environment = self.next_environment(&head);
+        let rules = self.rules.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let senders = new.iter().map(|tx| tx.sender);
+            let touched: BTreeSet<Address> =
+                senders.chain(new.iter().filter_map(|tx| tx.to())).collect();
+            view.prefetch(touched);
+            let mut transactions: Vec<Arc<Transaction>> = queued
+                .into_iter()
+                .filter_map(|(raw, sender)| Transaction::with_sender(raw, sender).ok())
+                .map(Arc::new)
+                .collect();
+            let before = transactions.len();
+            transactions.extend(new);
+            let history = History::new();
+            let estimates =
+                estimate::simulated(&rules, &environment, &view, &transactions, &history);
+            let hashes = transactions.iter().map(|tx| tx.hash);
+            hashes.zip(estimates).skip(before).collect()
+        });
+        work.await.unwrap_or_default()
+    }
+
+    /// What is pending before these transactions and has to run first.
+    fn queued_before(&self, new: &[Arc<Transaction>]) -> Vec<(Bytes, Address)> {
+        let firsts: BTreeMap<Address, u64> =
+            new.iter().rev().map(|tx| (tx.sender, tx.nonce())).collect();
+        self.pool(|pool| {
+            let mut queued = Vec::new();
+            for (sender, first) in firsts {
+                let ready = pool.mempool().ready(sender).take(MAX_SIMULATED_BEFORE);
+                let before = ready.take_while(|p| p.nonce < first);
+                queued.extend(before.map(|p| (p.raw.clone(), sender)));
+            }
+            queued
+        })
+    }
+
+    /// The environment of the next round, as far as it can be known.
+    fn next_environment(&self, head: &super::HeadView) -> Environment {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let next = self
+            .config
+            .environment(&head.header, head.hash, now.as_millis() as u64);
+        self.config.execution_environment(&next)
+    }
+
+    /// The state after a block.
+    pub(super) fn view(&self, block: B256) -> StoreView {
+        let fixed = self.config.fixed.as_ref().map(|fixed| &fixed.block_hashes);
+        StoreView::new(self.chain.client().clone(), block, fixed)
+    }
+
+    /// Why a transaction was dropped, while that is remembered.
+    pub fn drop_reason(&self, hash: &B256) -> Option<String> {
+        self.pool(|pool| pool.mempool().drop_reason(hash).map(ToString::to_string))
     }
 
     /// The senders' accounts at the head: remembered, or read in one go.

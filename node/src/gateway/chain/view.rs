@@ -5,6 +5,7 @@ use crate::store_client::{BlockId, StateKey, StateValue, StoreClient, StoreError
 use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 use tokio::runtime::Handle;
 use troika_proto::BlockHashes;
 
@@ -24,6 +25,8 @@ pub struct StoreView {
     runtime: Handle,
     /// BLOCKHASH answers from a fixed list alone.
     fixed_hashes: bool,
+    /// After this nothing is read any more.
+    deadline: Option<Instant>,
     memo: Mutex<Memo>,
 }
 
@@ -35,10 +38,40 @@ impl StoreView {
             block,
             runtime: Handle::current(),
             fixed_hashes: block_hashes.is_some(),
+            deadline: None,
             memo: Mutex::new(Memo {
                 block_hashes: block_hashes.cloned().unwrap_or_default(),
                 ..Memo::default()
             }),
+        }
+    }
+
+    fn in_time(&self) -> Result<(), Unavailable> {
+        match self.deadline {
+            Some(deadline) if Instant::now() > deadline => {
+                Err(Unavailable("out of time".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, but after `deadline` what was not read before is unavailable.
+    #[must_use]
+    pub fn until(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Reads accounts ahead, in one go. What fails is read when it is asked for.
+    pub fn prefetch(&self, addresses: impl IntoIterator<Item = Address>) {
+        let addresses: Vec<Address> = addresses.into_iter().collect();
+        let keys: Vec<StateKey> = addresses.iter().map(|a| StateKey::Account(*a)).collect();
+        if let Ok(read) = self.read(&keys, &[]) {
+            self.memo(|memo| {
+                let read = addresses.into_iter().zip(&read.values);
+                memo.accounts
+                    .extend(read.map(|(a, value)| (a, account_of(value))));
+            });
         }
     }
 
@@ -51,8 +84,20 @@ impl StoreView {
         keys: &[StateKey],
         codes: &[B256],
     ) -> Result<crate::store_client::StateValues, Unavailable> {
+        self.in_time()?;
         let read = self.client.read(Some(self.block), keys, codes);
         self.runtime.block_on(read).map_err(unavailable)
+    }
+}
+
+fn account_of(value: &StateValue) -> Option<Account> {
+    match value {
+        StateValue::Account(Some(found)) => Some(Account {
+            balance: found.balance,
+            nonce: found.nonce,
+            code_hash: found.code_hash.unwrap_or(KECCAK256_EMPTY),
+        }),
+        _ => None,
     }
 }
 
@@ -66,14 +111,7 @@ impl StateView for StoreView {
             return Ok(known);
         }
         let read = self.read(&[StateKey::Account(address)], &[])?;
-        let account = match read.values.first() {
-            Some(StateValue::Account(Some(found))) => Some(Account {
-                balance: found.balance,
-                nonce: found.nonce,
-                code_hash: found.code_hash.unwrap_or(KECCAK256_EMPTY),
-            }),
-            _ => None,
-        };
+        let account = read.values.first().and_then(account_of);
         self.memo(|memo| memo.accounts.insert(address, account));
         Ok(account)
     }

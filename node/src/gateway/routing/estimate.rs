@@ -2,7 +2,7 @@
 
 use super::Estimate;
 use super::history::{History, call_of};
-use crate::execution::{Builder, Push, Rules, StateView, Transaction, Unavailable};
+use crate::execution::{Builder, Push, Rules, StateView, Transaction};
 use alloy_consensus::Transaction as _;
 use alloy_primitives::Address;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -49,15 +49,14 @@ pub fn stated(tx: &Transaction, rule: LockRule, history: &History) -> Estimate {
 /// By running each sender's transactions, in their order, on the parent's state, every sender for itself. A sender that
 /// lacks the funds is expected to be paid by the others first, and goes together with whoever pays it.
 ///
-/// # Errors
-/// [`Unavailable`]: the state could not be read.
+/// Where the state cannot be read, what is [`stated`] must do: an estimate is no more than that.
 pub fn simulated<V: StateView>(
     rules: &Rules,
     environment: &Environment,
     view: &V,
     transactions: &[Arc<Transaction>],
     history: &History,
-) -> Result<Vec<Estimate>, Unavailable> {
+) -> Vec<Estimate> {
     // A sender's queue is one shard's, but it may be longer than one round.
     let rules = Rules {
         shard_gas_limit: u64::MAX,
@@ -75,14 +74,15 @@ pub fn simulated<V: StateView>(
         let mut builder = Builder::new(rules.clone(), environment.clone(), view);
         let mut included = Vec::with_capacity(queue.len());
         for i in &queue {
-            match builder.push(&transactions[*i])? {
-                Push::Included { gas, .. } => {
+            match builder.push(&transactions[*i]) {
+                Ok(Push::Included { gas, .. }) => {
                     estimates[*i].gas = gas;
                     included.push(*i);
                 }
-                _ => {
+                Ok(_) => {
                     failed.insert(sender);
                 }
+                Err(_) => break,
             }
         }
         for (i, writes) in included.iter().zip(builder.writes()) {
@@ -100,5 +100,10 @@ pub fn simulated<V: StateView>(
             estimates[*payer].writes.push(LockKey::account(sender));
         }
     }
-    Ok(estimates)
+    estimates
+}
+
+/// True if running it may write more than sender and recipient: otherwise [`stated`] says it all.
+pub fn is_worth_simulating(tx: &Transaction) -> bool {
+    tx.to().is_none() || !tx.input().is_empty() || tx.gas_limit() > TRANSFER_GAS
 }

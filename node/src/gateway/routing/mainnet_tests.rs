@@ -86,8 +86,7 @@ fn replay(block: &MainnetBlock, policy: Policy, rule: LockRule, cap_percent: u32
     };
     while !pending.is_empty() && measured.rounds < MAX_ROUNDS {
         let history = History::new();
-        let estimates = estimate::simulated(&rules, &block.environment, &view, &pending, &history)
-            .expect("the view is in memory");
+        let estimates = estimate::simulated(&rules, &block.environment, &view, &pending, &history);
         let assigned = policy(&Pending {
             transactions: &estimates,
             shards: SHARDS,

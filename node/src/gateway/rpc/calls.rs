@@ -133,11 +133,6 @@ impl Gateway {
         })
     }
 
-    fn view(&self, block: B256) -> StoreView {
-        let fixed = self.config.fixed.as_ref().map(|fixed| &fixed.block_hashes);
-        StoreView::new(self.chain.client().clone(), block, fixed)
-    }
-
     /// Runs on the state after a block, in that block's environment.
     async fn on_block<R: Send + 'static>(
         &self,
