@@ -29,6 +29,7 @@ pub mod groups;
 mod invalid;
 pub mod mainnet;
 mod overlay;
+mod request;
 mod rules;
 pub mod sequential;
 mod simulate;
