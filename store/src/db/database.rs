@@ -61,11 +61,26 @@ pub fn begin(files: &dyn Files, name: &str, cache_bytes: usize) -> Result<Databa
         .map_err(|error| DbError::redb(name, "create", error))
 }
 
-/// Opens the database `name`, repairing it after a crash.
-pub fn open(files: &dyn Files, name: &str, cache_bytes: usize) -> Result<Database, DbError> {
+/// Opens the database `name`, repairing it after a crash. `check_pages`: verify every page first, which reads the whole file.
+pub fn open(
+    files: &dyn Files,
+    name: &str,
+    cache_bytes: usize,
+    check_pages: bool,
+) -> Result<Database, DbError> {
     let backend = files
         .open(name)
         .map_err(|error| DbError::io(name, "open", &error))?;
+    open_backend(backend, name, cache_bytes, check_pages)
+}
+
+/// Opens the database in an open file.
+pub fn open_backend(
+    backend: impl StorageBackend,
+    name: &str,
+    cache_bytes: usize,
+    check_pages: bool,
+) -> Result<Database, DbError> {
     let len = backend
         .len()
         .map_err(|error| DbError::io(name, "measure", &error))?;
@@ -73,18 +88,35 @@ pub fn open(files: &dyn Files, name: &str, cache_bytes: usize) -> Result<Databas
         // redb would make a new database of it.
         return Err(DbError::damaged(name, "the file", "it is empty"));
     }
-    Builder::new()
-        .set_cache_size(cache_bytes)
-        .create_with_backend(backend)
-        .map_err(|error| match error.into() {
-            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                DbError::damaged(name, "the file", error)
-            }
-            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                DbError::damaged(name, "the file", "it is cut short")
-            }
-            error => DbError::redb(name, "open", error),
-        })
+    // redb panics where a damaged file contradicts itself; to us that is damage like any other.
+    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        Builder::new()
+            .set_cache_size(cache_bytes)
+            .set_check_integrity_on_open(check_pages)
+            .create_with_backend(backend)
+    }));
+    match opened {
+        Ok(opened) => opened.map_err(|error| not_opened(name, error)),
+        Err(_) => Err(DbError::damaged(
+            name,
+            "its pages",
+            "they contradict each other",
+        )),
+    }
+}
+
+/// Why a database was not opened, in our words.
+fn not_opened(name: &str, error: redb::DatabaseError) -> DbError {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error.into() {
+        redb::Error::Io(error) if error.kind() == InvalidData => {
+            DbError::damaged(name, "the file", error)
+        }
+        redb::Error::Io(error) if error.kind() == UnexpectedEof => {
+            DbError::damaged(name, "the file", "it is cut short")
+        }
+        error => DbError::redb(name, "open", error),
+    }
 }
 
 /// Closes a database and says whether that worked.

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
     alarm::Alarm,
     error::{DbError, OpenError},
     files::{Files, TEMPORARY},
     identity::{IDENTITY, Identity},
     log_file::{LOG, LogFile, Recovered},
+    snapshot::Received,
     state_file::{STATE, StateFile},
 };
 use crate::runtime::Runtime;
@@ -74,32 +77,28 @@ impl Directory {
     pub fn files(&self) -> Arc<dyn Files> {
         self.files.clone()
     }
+}
 
-    /// Makes a directory for `member` of `cluster` around a state that was received: a restore. Blocks.
-    pub fn restore(
-        files: &Arc<dyn Files>,
-        member: u64,
-        cluster: [u8; 16],
-        fill: impl FnOnce(&Arc<dyn Files>) -> Result<super::snapshot::Received, OpenError>,
-    ) -> Result<Identity, OpenError> {
-        let _lock = lock(&**files)?;
-        remove_temporaries(&**files)?;
-        if !files.list().map_err(listing)?.is_empty() {
-            return Err(OpenError::NotEmpty);
-        }
-        let received = fill(files)?;
-        files
-            .rename(received.file(), STATE)
-            .map_err(|error| DbError::io(STATE, "rename", &error))?;
-        LogFile::create(&**files)?;
-        let identity = Identity {
-            member,
-            incarnation: Runtime::random_bytes(),
-            cluster: Some(cluster),
-        };
-        identity.write(&**files)?;
-        Ok(identity)
+/// Makes a directory around a state that comes from elsewhere: a restore. `adapt` may change the state; the log is empty but
+/// for the vote. Until the identity is written, last, the directory counts as empty. Blocks.
+pub fn restore<E: From<OpenError> + From<DbError>>(
+    files: &Arc<dyn Files>,
+    identity: &Identity,
+    receive: impl FnOnce() -> Result<Received, E>,
+    adapt: impl FnOnce(&StateFile) -> Result<Bytes, E>,
+) -> Result<(), E> {
+    let lock = lock(&**files)?;
+    remove_temporaries(&**files)?;
+    if Identity::read(&**files)?.is_some() {
+        return Err(OpenError::NotEmpty.into());
     }
+    let received = receive()?;
+    files
+        .rename(received.file(), STATE)
+        .map_err(|error| DbError::io(STATE, "rename", &error))?;
+    let vote = adapt(&StateFile::open(files.clone(), lock)?)?;
+    LogFile::create(&**files, Some(vote))?;
+    Ok(identity.write(&**files)?)
 }
 
 /// Writes the cluster's id into a directory that does not know it yet. On disk when it returns. Blocks.
@@ -141,7 +140,7 @@ fn make(
     incarnation: [u8; 16],
     cluster: Option<[u8; 16]>,
 ) -> Result<Identity, OpenError> {
-    LogFile::create(files)?;
+    LogFile::create(files, None)?;
     StateFile::create(files)?;
     let identity = Identity {
         member,

@@ -223,13 +223,17 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Makes an empty log: complete or not at all. Blocks.
-    pub fn create(files: &dyn Files) -> Result<(), DbError> {
+    /// Makes an empty log with a vote, if there is one: complete or not at all. Blocks.
+    pub fn create(files: &dyn Files, vote: Option<Bytes>) -> Result<(), DbError> {
+        let meta = LogMeta {
+            vote,
+            ..LogMeta::default()
+        };
         database::create(files, LOG, LOG_CACHE_BYTES, |database| {
             let fill = || -> Result<(), redb::Error> {
                 let transaction = database.begin_write()?;
                 transaction.open_table(ENTRIES)?;
-                let empty = seal(META_KEY.as_bytes(), &LogMeta::default().encode_to_vec());
+                let empty = seal(META_KEY.as_bytes(), &meta.encode_to_vec());
                 transaction
                     .open_table(META)?
                     .insert(META_KEY, empty.as_slice())?;
@@ -246,7 +250,7 @@ impl LogFile {
         alarm: Alarm,
     ) -> Result<(Self, Recovered), DbError> {
         let (database, meta, recovered, sizes) = Runtime::spawn_blocking(move || {
-            let database = database::open(&*files, LOG, LOG_CACHE_BYTES)?;
+            let database = database::open(&*files, LOG, LOG_CACHE_BYTES, true)?;
             let mut sizes = Sizes::default();
             let (meta, recovered) = scan(&database, |record| {
                 sizes.push(record.index, record.bytes.len() as u64);

@@ -14,6 +14,7 @@ pub mod directory;
 pub mod error;
 pub mod files;
 pub mod identity;
+pub mod inspect;
 pub mod log_file;
 mod log_sizes;
 mod log_writer;

@@ -63,7 +63,7 @@ impl StateFile {
     /// Opens the state.
     pub fn open(files: Arc<dyn Files>, lock: Arc<dyn Send + Sync>) -> Result<Self, DbError> {
         let opened = Opened {
-            database: database::open(&*files, STATE, STATE_CACHE_BYTES)?,
+            database: database::open(&*files, STATE, STATE_CACHE_BYTES, false)?,
             _lock: lock,
         };
         Ok(Self {
@@ -156,7 +156,7 @@ impl StateFile {
         self.files
             .rename(received.file(), STATE)
             .map_err(|error| DbError::io(STATE, "replace", &error))?;
-        let database = database::open(&*self.files, STATE, STATE_CACHE_BYTES)?;
+        let database = database::open(&*self.files, STATE, STATE_CACHE_BYTES, false)?;
         let mut current = self
             .opened
             .write()
@@ -206,11 +206,7 @@ impl StateView {
 
     /// One record.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, DbError> {
-        let records = self.transaction.open_table(RECORDS).map_err(reading)?;
-        match records.get(key).map_err(reading)? {
-            Some(sealed) => open_record(key, sealed.value()).map(Some),
-            None => Ok(None),
-        }
+        get_in(&self.transaction, key)
     }
 
     /// The records below the key `end`, in the order of keys.
@@ -234,6 +230,15 @@ impl StateView {
         visit: impl FnMut(&[u8], Bytes) -> bool,
     ) -> Result<(), DbError> {
         visit_in(&self.transaction, after, visit)
+    }
+}
+
+/// One record, in a transaction on any state file.
+pub(super) fn get_in(transaction: &ReadTransaction, key: &[u8]) -> Result<Option<Bytes>, DbError> {
+    let records = transaction.open_table(RECORDS).map_err(reading)?;
+    match records.get(key).map_err(reading)? {
+        Some(sealed) => open_record(key, sealed.value()).map(Some),
+        None => Ok(None),
     }
 }
 

@@ -3,9 +3,11 @@
 pub mod codec;
 pub mod compaction;
 pub mod error;
+pub mod inspect;
 pub mod log_store;
 pub mod machine_store;
 pub mod network;
+pub mod restore;
 pub mod shared;
 pub mod snapshot_data;
 pub mod status;

@@ -394,7 +394,7 @@ fn unwritten(memory: &Memory) -> usize {
 }
 
 /// The machine and its place in the log, as the checkpoint has them.
-fn load(state: &StateFile) -> Result<(Machine, Option<SnapshotMeta>), DbError> {
+pub(super) fn load(state: &StateFile) -> Result<(Machine, Option<SnapshotMeta>), DbError> {
     let damaged = |error: &dyn std::fmt::Display| {
         DbError::damaged(crate::db::state_file::STATE, "the state", error)
     };
