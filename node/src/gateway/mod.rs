@@ -21,6 +21,8 @@ pub mod pool_client;
 pub mod routing;
 pub mod rpc;
 mod submit;
+#[cfg(test)]
+mod tests;
 
 pub use submit::SubmitError;
 

@@ -4,7 +4,7 @@ use crate::execution::CallError;
 use crate::gateway::SubmitError;
 use crate::store_client::StoreError;
 use alloy_primitives::Bytes;
-use alloy_sol_types::decode_revert_reason;
+use alloy_sol_types::{Panic, Revert, SolError, decode_revert_reason};
 use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, INVALID_PARAMS_CODE};
 
@@ -40,9 +40,11 @@ pub(super) fn no_block() -> ErrorObjectOwned {
     server("header not found")
 }
 
-/// A call reverted.
+/// A call reverted. The reason is told where it is one that Solidity writes; other data is the caller's to decode.
 pub(super) fn reverted(output: &Bytes) -> ErrorObjectOwned {
-    let message = match decode_revert_reason(output) {
+    let known = output.starts_with(&Revert::SELECTOR) || output.starts_with(&Panic::SELECTOR);
+    let reason = known.then(|| decode_revert_reason(output)).flatten();
+    let message = match reason {
         Some(reason) => format!(
             "execution reverted: {}",
             reason.trim_start_matches("revert: ")
@@ -73,5 +75,19 @@ pub(super) fn submit(error: SubmitError) -> ErrorObjectOwned {
         SubmitError::Store(error) => store(error),
         SubmitError::Stopping => internal(error),
         other => server(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revert_names_its_reason_where_solidity_wrote_one() {
+        let message = |output: Vec<u8>| reverted(&output.into()).message().to_owned();
+        let reason = Revert::from("too late").abi_encode();
+        assert_eq!(message(reason), "execution reverted: too late");
+        assert_eq!(message(Vec::new()), "execution reverted");
+        assert_eq!(message(b"abcd".to_vec()), "execution reverted");
     }
 }
