@@ -229,11 +229,13 @@ impl Mempool {
     pub fn refused(&mut self, hash: B256, round: u64, held: bool, reason: &str) -> AfterRefusal {
         let room = self.aged.len() < MAX_AGED;
         let base_fee = u128::from(self.base_fee);
+        let first = self.is_first(hash);
         let Some(entry) = self.entry_mut(hash) else {
             return AfterRefusal::Ignored;
         };
-        // Waiting for the base fee to fall is no refusal.
-        if entry.refusals.round >= round || (!held && entry.pooled.fee_cap < base_fee) {
+        // Waiting for the base fee to fall is no refusal, nor is waiting for what is before it in the queue.
+        let waits = !held && (!first || entry.pooled.fee_cap < base_fee);
+        if entry.refusals.round >= round || waits {
             return AfterRefusal::Ignored;
         }
         let refusals = &mut entry.refusals;
@@ -352,6 +354,14 @@ impl Mempool {
     /// True if nothing is pending.
     pub fn is_empty(&self) -> bool {
         self.by_hash.is_empty()
+    }
+
+    fn is_first(&self, hash: B256) -> bool {
+        let place = self.by_hash.get(&hash);
+        place.is_some_and(|(sender, nonce)| {
+            let queue = self.queues.get(sender);
+            queue.is_some_and(|q| q.entries.keys().next() == Some(nonce))
+        })
     }
 
     fn entry_mut(&mut self, hash: B256) -> Option<&mut Entry> {

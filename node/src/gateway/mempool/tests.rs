@@ -247,6 +247,30 @@ fn waiting_for_the_base_fee_is_no_refusal() {
     assert_eq!(pool.len(), 1);
 }
 
+#[test]
+fn waiting_for_an_earlier_transaction_is_no_refusal() {
+    let mut pool = pool();
+    let (first, second) = (pooled(1, 0, 10, 100), pooled(1, 1, 10, 100));
+    pool.add(first.clone(), at(0)).unwrap();
+    pool.add(second.clone(), at(0)).unwrap();
+    for round in 1..100 {
+        let after = pool.refused(second.hash, round, false, "nonce too high");
+        assert_eq!(after, AfterRefusal::Ignored);
+    }
+    for round in 1..16 {
+        assert_eq!(
+            pool.refused(first.hash, round, false, "funds"),
+            AfterRefusal::Kept
+        );
+    }
+    let dropped = pool.refused(first.hash, 16, false, "funds");
+    assert_eq!(
+        dropped,
+        AfterRefusal::Dropped(DropReason::RefusedTooOften("funds".into()))
+    );
+    assert_eq!(pool.len(), 1);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Add(u8, u64, u128, usize),

@@ -141,7 +141,7 @@ impl Gateway {
     ) -> Answer<Result<R, CallError>> {
         let head = self.head();
         let (hash, header) =
-            if block.is_number() && !matches!(block.as_u64(), Some(_)) && !block.is_earliest() {
+            if block.is_number() && block.as_u64().is_none() && !block.is_earliest() {
                 (head.hash, head.header.clone())
             } else {
                 let found = self.find_block(block).await?.ok_or_else(no_block)?;

@@ -21,6 +21,7 @@ pub(super) const SHARDS: u32 = 4;
 /// Emits one log with one topic and reverts with a reason where the call data says so: see `contract_code`.
 pub(super) const CONTRACT: Address = Address::repeat_byte(0xcc);
 
+type Replies = mpsc::UnboundedSender<Result<v1::PendingReply, Status>>;
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 struct Block {
@@ -43,7 +44,7 @@ pub(super) struct Fake {
     /// What gateways have sent to the executor.
     updates: mpsc::UnboundedSender<v1::pending_update::Update>,
     /// Where replies of the executor go.
-    replies: Arc<Mutex<Option<mpsc::UnboundedSender<Result<v1::PendingReply, Status>>>>>,
+    replies: Arc<Mutex<Option<Replies>>>,
 }
 
 /// Without call data: LOG1 with topic 7. With any: REVERT with nothing.
