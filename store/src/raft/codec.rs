@@ -104,21 +104,28 @@ pub fn decode_entry(bytes: Bytes) -> Result<Entry, Unreadable> {
 
 /// Writes a vote.
 pub fn encode_vote(vote: &Vote) -> Bytes {
+    vote_to_wire(vote).encode_to_vec().into()
+}
+
+/// Reads a vote.
+pub fn decode_vote(bytes: &[u8]) -> Result<Vote, Unreadable> {
+    Ok(vote_from_wire(&decode("a vote", bytes)?))
+}
+
+/// A vote as a message.
+pub(super) fn vote_to_wire(vote: &Vote) -> wire::Vote {
     wire::Vote {
         term: vote.leader_id.term,
         leader: vote.leader_id.node_id,
         committed: vote.committed,
     }
-    .encode_to_vec()
-    .into()
 }
 
-/// Reads a vote.
-pub fn decode_vote(bytes: &[u8]) -> Result<Vote, Unreadable> {
-    let vote: wire::Vote = decode("a vote", bytes)?;
+/// A vote from a message.
+pub(super) fn vote_from_wire(vote: &wire::Vote) -> Vote {
     let mut read = Vote::new(vote.term, vote.leader);
     read.committed = vote.committed;
-    Ok(read)
+    read
 }
 
 /// Writes a log id.
@@ -160,7 +167,8 @@ fn decode<M: Message + Default>(what: &'static str, bytes: &[u8]) -> Result<M, U
     M::decode(bytes).map_err(|error| unreadable(what, error))
 }
 
-fn log_id_to_wire(id: &LogId) -> wire::LogId {
+/// A log id as a message.
+pub(super) fn log_id_to_wire(id: &LogId) -> wire::LogId {
     wire::LogId {
         term: id.leader_id.term,
         leader: id.leader_id.node_id,
@@ -168,7 +176,8 @@ fn log_id_to_wire(id: &LogId) -> wire::LogId {
     }
 }
 
-fn log_id_from_wire(id: &wire::LogId) -> LogId {
+/// A log id from a message.
+pub(super) fn log_id_from_wire(id: &wire::LogId) -> LogId {
     log_id(id.term, id.leader, id.index)
 }
 
@@ -194,6 +203,7 @@ fn member_to_wire(id: u64, node: &MemberNode) -> wire::MemberNode {
         client_addr: node.client_addr.clone(),
         incarnation: Bytes::copy_from_slice(&node.incarnation),
         max_feature_level: node.max_feature_level,
+        highest_id: node.highest_id,
     }
 }
 
@@ -215,6 +225,7 @@ fn membership_from_wire(message: wire::Membership) -> Result<Membership, Unreada
             client_addr: member.client_addr,
             incarnation,
             max_feature_level: member.max_feature_level,
+            highest_id: member.highest_id,
         };
         nodes.insert(member.id, node);
     }
@@ -236,6 +247,7 @@ mod tests {
             client_addr: format!("localhost:{seed}"),
             incarnation: [seed; 16],
             max_feature_level: u32::from(seed),
+            highest_id: u64::from(seed) + 3,
         }
     }
 

@@ -67,6 +67,7 @@ pub fn restore(
         client_addr: client_addr.to_owned(),
         incarnation: identity.incarnation,
         max_feature_level: MAX_FEATURE_LEVEL,
+        highest_id: 0,
     };
     let receive = || {
         let mut writer = SnapshotWriter::new(files.clone())?;

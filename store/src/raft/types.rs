@@ -69,6 +69,9 @@ pub struct MemberNode {
     pub incarnation: [u8; 16],
     /// Highest feature level that the member understands.
     pub max_feature_level: u32,
+    /// At the removal of a member the leader writes the highest id that was ever used into its own record: ids are never
+    /// used twice. 0 before.
+    pub highest_id: u64,
 }
 
 impl fmt::Display for MemberNode {

@@ -1,0 +1,440 @@
+//! Changing who belongs to the group, on the leader, one change at a time.
+//!
+//! **Ids are never used twice.** A new member's id must be higher than any that the group has ever used. The membership
+//! itself remembers the highest one: a removal writes it into the leader's own record (`MemberNode::highest_id`), so it
+//! goes wherever the membership goes, into snapshots too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant as _};
+use troika_proto::member::v1 as wire;
+
+use super::bootstrap::{hello, highest_id};
+use super::config::{ADMIN_TIMEOUT, CALL_TIMEOUT, HANDOVER, PROMOTION_LAG, RETRY_PAUSE};
+use super::core::{Core, Leadership};
+use super::error::{AdminError, ProposeError};
+use super::identity::hex;
+use super::network::{Kind, MemberId};
+use super::peers::{CallError, Peer};
+use super::types::{MemberNode, TypeConfig};
+use crate::runtime::{Instant, Runtime};
+
+/// A membership operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Add a member that receives the log but has no vote.
+    AddLearner {
+        /// Its id: higher than any used before.
+        id: MemberId,
+        /// HOST:PORT for members.
+        peer_addr: String,
+        /// HOST:PORT for clients; empty: as the member itself says.
+        client_addr: String,
+    },
+    /// Give a learner a vote.
+    Promote(MemberId),
+    /// Take a member out, for ever.
+    Remove(MemberId),
+    /// Hand the leadership over; 0: to whoever is most up to date.
+    Transfer(MemberId),
+}
+
+type Change = ChangeMembers<MemberId, MemberNode>;
+
+fn refused(message: impl Into<String>) -> AdminError {
+    AdminError::Refused(message.into())
+}
+
+fn busy(message: impl Into<String>) -> AdminError {
+    AdminError::Busy(message.into())
+}
+
+/// Does it wherever the leader is.
+pub async fn run(core: &Core, operation: Operation) -> Result<(), AdminError> {
+    let deadline = Runtime::now() + ADMIN_TIMEOUT;
+    loop {
+        if let Some(fault) = core.fault() {
+            return Err(fault.into());
+        }
+        let done = match core.leadership() {
+            Leadership::Own => on_leader(core, &operation, deadline).await.map(Some),
+            Leadership::Other(peer) => ask_leader(core, &peer, &operation, deadline).await,
+            Leadership::Unknown => Ok(None),
+        };
+        if let Some(()) = done? {
+            return Ok(());
+        }
+        if Runtime::now() >= deadline {
+            return Err(ProposeError::NoLeader.into());
+        }
+        Runtime::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn ask_leader(
+    core: &Core,
+    leader: &Peer,
+    operation: &Operation,
+    deadline: Instant,
+) -> Result<Option<()>, AdminError> {
+    let patience = deadline.saturating_duration_since(Runtime::now());
+    let request = to_wire(operation);
+    match core
+        .peers
+        .ask(leader, Kind::Admin, &request, patience)
+        .await
+    {
+        Ok(wire::AdminReply { refused, .. }) if refused.is_empty() => Ok(Some(())),
+        Ok(wire::AdminReply {
+            refused,
+            busy: true,
+        }) => Err(AdminError::Busy(refused)),
+        Ok(wire::AdminReply { refused, .. }) => Err(AdminError::Refused(refused)),
+        Err(CallError::Refused { .. }) => Ok(None),
+        // Every operation may be asked for again: what is done already is answered as done.
+        Err(error) => {
+            tracing::debug!(%error, "the leader does not answer");
+            Ok(None)
+        }
+    }
+}
+
+/// Does it here. `Unavailable` if the leadership is lost on the way.
+pub async fn on_leader(
+    core: &Core,
+    operation: &Operation,
+    deadline: Instant,
+) -> Result<(), AdminError> {
+    let Ok(_one) = core.changing.try_lock() else {
+        return Err(busy(
+            "another membership operation is under way: try again when it is done",
+        ));
+    };
+    let doing = async {
+        match operation {
+            Operation::AddLearner {
+                id,
+                peer_addr,
+                client_addr,
+            } => add_learner(core, *id, peer_addr, client_addr).await,
+            Operation::Promote(id) => promote(core, *id).await,
+            Operation::Remove(id) => remove(core, *id).await,
+            Operation::Transfer(to) => transfer(core, *to).await,
+        }
+    };
+    tracing::info!(?operation, "membership operation");
+    match Runtime::timeout_at(deadline, doing).await {
+        Ok(done) => done,
+        Err(_) => Err(ProposeError::Deadline.into()),
+    }
+}
+
+async fn add_learner(
+    core: &Core,
+    id: MemberId,
+    peer_addr: &str,
+    client_addr: &str,
+) -> Result<(), AdminError> {
+    let membership = core.group().membership_config;
+    if let Some(node) = membership.get_node(&id) {
+        return match node.peer_addr == peer_addr {
+            true => Ok(()),
+            false => Err(refused(format!(
+                "member {id} is there already, at {}",
+                node.peer_addr
+            ))),
+        };
+    }
+    let highest = highest_id(membership.nodes());
+    if id <= highest {
+        return Err(refused(format!(
+            "member ids are never used twice: choose one above {highest}, the highest that was used"
+        )));
+    }
+    let reply = ask_newcomer(core, id, peer_addr).await?;
+    let level = core.shared.read(|machine| machine.feature_level());
+    if reply.max_feature_level < level {
+        return Err(refused(format!(
+            "member {id} understands feature level {} and the cluster is at {level}: start it with a newer release",
+            reply.max_feature_level
+        )));
+    }
+    let incarnation = reply.incarnation[..]
+        .try_into()
+        .map_err(|_| refused(format!("member {id} has no incarnation of 16 bytes")))?;
+    let node = MemberNode {
+        peer_addr: peer_addr.into(),
+        client_addr: match client_addr {
+            "" => reply.client_addr,
+            given => given.into(),
+        },
+        incarnation,
+        max_feature_level: reply.max_feature_level,
+        highest_id: 0,
+    };
+    written(core.raft.add_learner(id, node, false).await)
+}
+
+/// Asks the newcomer who it is.
+async fn ask_newcomer(
+    core: &Core,
+    id: MemberId,
+    peer_addr: &str,
+) -> Result<wire::HelloReply, AdminError> {
+    let peer = Peer::stranger(id, peer_addr);
+    let hello = hello(core);
+    let asking = core.peers.ask(&peer, Kind::Hello, &hello, CALL_TIMEOUT);
+    let reply: wire::HelloReply = match asking.await {
+        Ok(reply) => reply,
+        Err(CallError::Refused {
+            refused: reason, ..
+        }) => return Err(refused(reason.message)),
+        Err(error) => {
+            return Err(busy(format!(
+                "member {id} must be up to be added (start it with --join): {error}"
+            )));
+        }
+    };
+    let own = core.peers.identity().cluster().unwrap_or_default();
+    match &reply.cluster_id[..] {
+        [] => Ok(reply),
+        cluster if cluster == own && !reply.formed => Ok(reply),
+        cluster => Err(refused(format!(
+            "the directory of member {id} belongs to cluster {}: start it with an empty one",
+            hex(cluster)
+        ))),
+    }
+}
+
+async fn promote(core: &Core, id: MemberId) -> Result<(), AdminError> {
+    let membership = core.group().membership_config;
+    if membership.voter_ids().any(|voter| voter == id) {
+        return Ok(());
+    }
+    if membership.get_node(&id).is_none() {
+        return Err(refused(format!(
+            "member {id} is not there: add it as a learner first"
+        )));
+    }
+    let behind = {
+        let metrics = core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics
+            .replication
+            .as_ref()
+            .and_then(|all| all.get(&id).cloned().flatten());
+        let last = metrics.last_log_index.unwrap_or(0);
+        last.saturating_sub(matched.map_or(0, |id| id.index))
+    };
+    if behind > PROMOTION_LAG {
+        return Err(busy(format!(
+            "member {id} is {behind} log entries behind: wait until it has caught up"
+        )));
+    }
+    change(core, ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
+}
+
+async fn remove(core: &Core, id: MemberId) -> Result<(), AdminError> {
+    let membership = core.group().membership_config;
+    let highest = highest_id(membership.nodes());
+    if membership.get_node(&id).is_none() {
+        return match id <= highest {
+            true => Ok(()),
+            false => Err(refused(format!("there is no member {id}"))),
+        };
+    }
+    let voters: BTreeSet<MemberId> = membership.voter_ids().collect();
+    let votes = voters.contains(&id);
+    if votes {
+        keeps_a_majority(core, &voters, id)?;
+    }
+    if id == core.id() {
+        // The leader cannot write its own removal and see it through: somebody else does.
+        transfer(core, 0).await?;
+        return Err(busy(format!(
+            "member {id} led and hands over first: try again"
+        )));
+    }
+    let own = membership.get_node(&core.id()).cloned();
+    let Some(mut own) = own else {
+        return Err(busy("this leader is being removed itself: try again"));
+    };
+    own.highest_id = highest;
+    let remember: Change = ChangeMembers::SetNodes(BTreeMap::from([(core.id(), own)]));
+    let ids = BTreeSet::from([id]);
+    let removal = match votes {
+        true => ChangeMembers::RemoveVoters(ids),
+        false => ChangeMembers::RemoveNodes(ids),
+    };
+    change(core, ChangeMembers::Batch(vec![remember, removal]), false).await
+}
+
+/// Refuses a removal after which those voters that answer are no majority: the group would stand still.
+fn keeps_a_majority(
+    core: &Core,
+    voters: &BTreeSet<MemberId>,
+    id: MemberId,
+) -> Result<(), AdminError> {
+    let left: Vec<MemberId> = voters
+        .iter()
+        .copied()
+        .filter(|voter| *voter != id)
+        .collect();
+    if left.is_empty() {
+        return Err(refused("the last voter cannot be removed"));
+    }
+    let alive = alive(core, &left);
+    if alive * 2 <= left.len() {
+        return Err(refused(format!(
+            "without member {id} only {alive} of {} voters answer, which is no majority: bring another one back first",
+            left.len()
+        )));
+    }
+    Ok(())
+}
+
+/// How many of `voters` have answered this leader lately.
+fn alive(core: &Core, voters: &[MemberId]) -> usize {
+    let metrics = core.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let lately = core.config.election * 3;
+    let heard = |id: &MemberId| {
+        let heartbeat = metrics
+            .heartbeat
+            .as_ref()
+            .and_then(|all| all.get(id).cloned().flatten());
+        heartbeat.is_some_and(|at| at.elapsed() < lately)
+    };
+    voters
+        .iter()
+        .filter(|id| **id == core.id() || heard(id))
+        .count()
+}
+
+/// Hands the leadership over and waits until somebody has it.
+pub(super) async fn transfer(core: &Core, to: MemberId) -> Result<(), AdminError> {
+    let to = match to {
+        0 => most_up_to_date(core).ok_or_else(|| refused("there is no other voter"))?,
+        to => to,
+    };
+    if to == core.id() {
+        return Ok(());
+    }
+    if !core
+        .group()
+        .membership_config
+        .voter_ids()
+        .any(|voter| voter == to)
+    {
+        return Err(refused(format!("member {to} is no voter")));
+    }
+    let deadline = Runtime::now() + HANDOVER;
+    let mut group = core.raft.server_metrics();
+    if core.raft.trigger().transfer_leader(to).await.is_err() {
+        return Err(AdminError::Unavailable(ProposeError::Stopping));
+    }
+    while !matches!(core.leadership(), Leadership::Other(_)) {
+        if Runtime::timeout_at(deadline, group.changed())
+            .await
+            .is_err()
+        {
+            return Err(busy(format!("member {to} did not take over in time")));
+        }
+    }
+    Ok(())
+}
+
+/// The other voter that has most of the log, and answers.
+fn most_up_to_date(core: &Core) -> Option<MemberId> {
+    let voters: Vec<_> = core.group().membership_config.voter_ids().collect();
+    let metrics = core.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let matched = |id: &MemberId| {
+        let matched = metrics
+            .replication
+            .as_ref()
+            .and_then(|all| all.get(id).cloned().flatten());
+        matched.map_or(0, |id| id.index)
+    };
+    voters
+        .into_iter()
+        .filter(|id| *id != core.id())
+        .max_by_key(|id| (matched(id), u64::MAX - id))
+}
+
+async fn change(core: &Core, change: Change, retain: bool) -> Result<(), AdminError> {
+    written(core.raft.change_membership(change, retain).await)
+}
+
+fn written<T>(
+    result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+) -> Result<(), AdminError> {
+    use ChangeMembershipError::{InProgress, UncommittedLeaderLog};
+    match result {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => match error {
+            InProgress(_) | UncommittedLeaderLog(_) => Err(busy(format!(
+                "another change is under way, try again: {error}"
+            ))),
+            error => Err(refused(error.to_string())),
+        },
+        Err(RaftError::APIError(_)) => Err(busy("the leadership changed, try again")),
+        Err(RaftError::Fatal(error)) => Err(AdminError::Unavailable(ProposeError::Failed(
+            error.to_string(),
+        ))),
+    }
+}
+
+/// An operation as it travels.
+pub fn to_wire(operation: &Operation) -> wire::AdminRequest {
+    use wire::admin_request::Operation as Wire;
+    let operation = match operation {
+        Operation::AddLearner {
+            id,
+            peer_addr,
+            client_addr,
+        } => Wire::AddLearner(wire::AddLearner {
+            id: *id,
+            peer_addr: peer_addr.clone(),
+            client_addr: client_addr.clone(),
+        }),
+        Operation::Promote(id) => Wire::Promote(*id),
+        Operation::Remove(id) => Wire::Remove(*id),
+        Operation::Transfer(to) => Wire::TransferLeadership(*to),
+    };
+    wire::AdminRequest {
+        operation: Some(operation),
+    }
+}
+
+/// The operation that came.
+pub fn from_wire(request: wire::AdminRequest) -> Option<Operation> {
+    use wire::admin_request::Operation as Wire;
+    Some(match request.operation? {
+        Wire::AddLearner(add) => Operation::AddLearner {
+            id: add.id,
+            peer_addr: add.peer_addr,
+            client_addr: add.client_addr,
+        },
+        Wire::Promote(id) => Operation::Promote(id),
+        Wire::Remove(id) => Operation::Remove(id),
+        Wire::TransferLeadership(to) => Operation::Transfer(to),
+    })
+}
+
+/// The answer as it travels.
+pub fn reply(done: Result<(), AdminError>) -> wire::AdminReply {
+    match done {
+        Ok(()) => wire::AdminReply::default(),
+        Err(AdminError::Refused(refused)) => wire::AdminReply {
+            refused,
+            busy: false,
+        },
+        Err(error) => wire::AdminReply {
+            refused: error.to_string(),
+            busy: true,
+        },
+    }
+}

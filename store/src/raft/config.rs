@@ -1,0 +1,127 @@
+//! What a member is started with, and every limit of this module, each with its name and unit.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::network::MemberId;
+
+/// Most bytes of commands that wait for a decision on one member: queued, in the log, or on their way to the leader.
+/// Above it a call is refused at once.
+pub const QUEUE_BYTES: usize = 64 << 20;
+/// Most commands that wait for a decision on one member.
+pub const QUEUE_COMMANDS: usize = 262_144;
+/// Bytes of commands after which a log entry is closed. A larger command gets an entry of its own.
+pub const ENTRY_BYTES: usize = 1 << 20;
+/// Most commands of a log entry.
+pub const ENTRY_COMMANDS: usize = 4_096;
+/// Entries of commands that the leader has in flight before it collects more commands into the next one.
+pub const ENTRIES_IN_FLIGHT: usize = 4;
+/// Messages of forwarded commands that wait for the connection to the leader.
+pub const FORWARD_MESSAGES: usize = 4;
+/// Longest silence of the leader while it owes answers, before its stream is given up.
+pub const FORWARD_STALL: Duration = Duration::from_secs(5);
+/// Frames of a snapshot (at most 1 MiB each) under way to a member.
+pub const SNAPSHOT_FRAMES_IN_FLIGHT: usize = 4;
+/// Longest wait for the acknowledgement of any piece of a snapshot.
+pub const SNAPSHOT_STALL: Duration = Duration::from_secs(20);
+/// Longest wait for the installation of a complete snapshot.
+pub const SNAPSHOT_INSTALL: Duration = Duration::from_secs(120);
+/// Longest wait for the acknowledgement of log entries before their stream is given up.
+pub const APPEND_STALL: Duration = Duration::from_secs(3);
+/// Longest wait for the answer to a small message (hello, read index).
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for the leader to finish a membership operation.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most log entries that a learner may lack to be given a vote.
+pub const PROMOTION_LAG: u64 = 1_000;
+/// Pause before a command is offered again after "I am not the leader".
+pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two rounds of hellos while a group forms or has no leader.
+pub const HELLO_PAUSE: Duration = Duration::from_millis(250);
+/// Pause between two comparisons of state hashes, and between two looks at the feature levels.
+pub const CARE_PAUSE: Duration = Duration::from_secs(5);
+/// Pause between two looks at the free space.
+pub const SPACE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a stopping leader waits for another to take over.
+pub const HANDOVER: Duration = Duration::from_secs(3);
+/// How long a stopping member waits for decisions under way.
+pub const DRAIN: Duration = Duration::from_secs(2);
+/// Most bytes of one command: a genesis is the largest. Less than what a message between members may have.
+pub const MAX_COMMAND_BYTES: usize = 56 << 20;
+/// Most rounds whose opening time is remembered.
+pub const KNOWN_ROUNDS: usize = 4_096;
+
+/// What a member is started with.
+#[derive(Clone, Debug)]
+pub struct MemberConfig {
+    /// This member's id.
+    pub id: MemberId,
+    /// HOST:PORT under which other members reach it.
+    pub peer_addr: String,
+    /// HOST:PORT under which clients reach it.
+    pub client_addr: String,
+    /// The members named at the start, this one included: peer addresses. Used until the group is formed, and to find it
+    /// again; what counts afterwards is the membership in the log.
+    pub members: BTreeMap<MemberId, String>,
+    /// True: start empty and wait to be added to a group that is there.
+    pub join: bool,
+    /// Pause between two heartbeats, and how long a follower waits for the answer to one.
+    pub heartbeat: Duration,
+    /// Shortest silence of the leader after which a follower asks for votes; the longest is twice that.
+    pub election: Duration,
+    /// How long `propose` waits where the caller names no deadline.
+    pub patience: Duration,
+    /// Free bytes below which writes are refused.
+    pub reserve_bytes: u64,
+    /// See [`ENTRIES_IN_FLIGHT`].
+    pub entries_in_flight: usize,
+    /// See [`QUEUE_BYTES`].
+    pub queue_bytes: usize,
+}
+
+impl MemberConfig {
+    /// A configuration with the usual timings.
+    pub fn new(id: MemberId, peer_addr: impl Into<String>, client_addr: impl Into<String>) -> Self {
+        Self {
+            id,
+            peer_addr: peer_addr.into(),
+            client_addr: client_addr.into(),
+            members: BTreeMap::new(),
+            join: false,
+            heartbeat: Duration::from_millis(200),
+            election: Duration::from_millis(1_000),
+            patience: Duration::from_secs(10),
+            reserve_bytes: 256 << 20,
+            entries_in_flight: ENTRIES_IN_FLIGHT,
+            queue_bytes: QUEUE_BYTES,
+        }
+    }
+
+    /// What openraft is told.
+    ///
+    /// # Errors
+    /// A text that names the setting that cannot be.
+    pub fn consensus(&self) -> Result<openraft::Config, String> {
+        let election_ms = self.election.as_millis() as u64;
+        openraft::Config {
+            cluster_name: "troika".into(),
+            heartbeat_interval: self.heartbeat.as_millis() as u64,
+            election_timeout_min: election_ms,
+            election_timeout_max: election_ms * 2,
+            // A restarted voter must win an election: its state machine may be behind its last acknowledged entry.
+            enable_leader_restore: Some(false),
+            enable_pre_vote: Some(true),
+            // Checkpoints, and with them snapshots and purges, are triggered by bytes, not by counts of entries.
+            snapshot_policy: openraft::SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            replication_lag_threshold: u64::MAX,
+            install_snapshot_timeout: SNAPSHOT_INSTALL.as_millis() as u64,
+            max_payload_entries: 1_024,
+            // Entries are few and hold many commands: the queues between tasks need not be long.
+            api_channel_size: Some(1_024),
+            ..openraft::Config::default()
+        }
+        .validate()
+        .map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,390 @@
+//! What a member offers to those inside the process: its services, its tests, its simulation.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::{oneshot, watch};
+
+use super::admin::{self, Operation};
+use super::config::{DRAIN, MAX_COMMAND_BYTES, MemberConfig};
+use super::core::{Core, Leadership};
+use super::door::Door;
+use super::error::{AdminError, ProposeError, Stopped};
+use super::forward::slot_of;
+use super::identity::{ClusterId, Incarnation};
+use super::machine_store::SnapshotData;
+use super::network::MemberId;
+use super::pending::{Caller, Outcome, Pending, Proposed};
+use super::status::{MemberInfo, MemberStatus, Role};
+use crate::db::DbError;
+use crate::runtime::{Instant, Runtime};
+use crate::state::{Answer, Command, Decision, Machine, RecordKey};
+
+/// A running member. Cheap to clone; the member runs on when all are dropped, until [`Handle::shutdown`].
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) core: Arc<Core>,
+}
+
+/// Where an answer was given: for replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The leader as this member knows it, 0 if it knows none.
+    pub leader: MemberId,
+    /// Raft term of this member.
+    pub term: u64,
+    /// Last applied log index of this member.
+    pub log_index: u64,
+    /// Revision of this member's state.
+    pub revision: u64,
+    /// This member.
+    pub member: MemberId,
+}
+
+impl Core {
+    /// The winner of a decided shard, from the applied state: it never changes, so it may be answered stale or not.
+    fn decided(&self, command: &Command) -> Option<Proposed> {
+        let (round, shard) = slot_of(command)?;
+        let (winner, revision) = self.shared.read(|machine| {
+            let winner = machine.winner_of(round, shard)?;
+            Some((winner, machine.revision()))
+        })?;
+        Some(Proposed {
+            answer: Answer {
+                revision,
+                decision: Decision::Winner(winner),
+            },
+            log_index: *self.shared.applied().borrow(),
+            term: self.term(),
+        })
+    }
+
+    pub(super) fn term(&self) -> u64 {
+        self.raft
+            .server_metrics()
+            .borrow_watched()
+            .vote
+            .leader_id
+            .term
+    }
+
+    /// Takes a command in; its caller is told later. Hands the caller back with an outcome that is there at once.
+    pub(super) fn offer(
+        &self,
+        command: Command,
+        deadline: Instant,
+        caller: Caller,
+    ) -> Result<(), (Outcome, Caller)> {
+        match self.enter(&command) {
+            Ok(share) => {
+                self.waiting
+                    .offer(Pending::new(command, deadline, caller, share));
+                Ok(())
+            }
+            Err(outcome) => Err((*outcome, caller)),
+        }
+    }
+
+    /// A share of the queue for a command, unless it is answered or refused at once.
+    fn enter(&self, command: &Command) -> Result<super::pending::Share, Box<Outcome>> {
+        if let Some(decided) = self.decided(command) {
+            return Err(Box::new(Ok(decided)));
+        }
+        if let Some(fault) = self.fault() {
+            return Err(Box::new(Err(fault)));
+        }
+        // What frees space may pass.
+        if !matches!(command, Command::Prune { .. }) && matches!(self.leadership(), Leadership::Own)
+        {
+            let refusing = self.refusing.borrow();
+            if !refusing.is_empty() {
+                return Err(Box::new(Err(ProposeError::NoSpace(refusing.clone()))));
+            }
+        }
+        let bytes = command.approximate_bytes();
+        if bytes > MAX_COMMAND_BYTES {
+            let message = format!(
+                "the command has about {bytes} bytes, and MAX_COMMAND_BYTES is {MAX_COMMAND_BYTES}"
+            );
+            return Err(Box::new(Err(ProposeError::Invalid(message))));
+        }
+        self.waiting
+            .budget
+            .take(bytes)
+            .map_err(|error| Box::new(Err(error)))
+    }
+
+    /// Proposes a command and waits for its decision.
+    pub(super) async fn propose(&self, command: Command, deadline: Instant) -> Outcome {
+        let share = match self.enter(&command) {
+            Ok(share) => share,
+            Err(outcome) => return *outcome,
+        };
+        let (reply, outcome) = oneshot::channel();
+        let pending = Pending::new(command, deadline, Caller::Local(reply), share);
+        let offered = pending.offered.clone();
+        self.waiting.offer(pending);
+        match Runtime::timeout_at(deadline, outcome).await {
+            Ok(Ok(Err(ProposeError::Deadline))) | Err(_) => {
+                Err(self.late(offered.load(Ordering::Relaxed)))
+            }
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(self.fault().unwrap_or(ProposeError::Unknown)),
+        }
+    }
+}
+
+impl Handle {
+    /// This member's id.
+    pub fn id(&self) -> MemberId {
+        self.core.id()
+    }
+
+    /// The cluster, all zero while there is none.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.core.peers.identity().cluster().unwrap_or_default()
+    }
+
+    /// Identity of the data directory.
+    pub fn incarnation(&self) -> Incarnation {
+        self.core.peers.identity().incarnation()
+    }
+
+    /// What the member was started with.
+    pub fn config(&self) -> &MemberConfig {
+        &self.core.config
+    }
+
+    /// Proposes a command within the usual time.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: says whether the command may be in the log.
+    pub async fn propose(&self, command: Command) -> Result<Proposed, ProposeError> {
+        self.propose_by(command, Runtime::now() + self.core.config.patience)
+            .await
+    }
+
+    /// Proposes a command, from any member. Dropping the future takes the command back where it is not logged yet.
+    ///
+    /// A proposal for a decided shard is answered at once. Of the proposals for one shard, one is under way at a time;
+    /// its winner answers the others.
+    ///
+    /// # Errors
+    /// As [`Handle::propose`].
+    pub async fn propose_by(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Proposed, ProposeError> {
+        self.core.propose(command, deadline).await
+    }
+
+    /// Reads the applied state of this member. Keep it short: applying waits meanwhile.
+    pub fn read<R>(&self, read: impl FnOnce(&Machine) -> R) -> R {
+        self.core.shared.read(read)
+    }
+
+    /// Reads a cold record: first what is not written yet, then the state file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is damaged there.
+    pub async fn cold(&self, key: RecordKey) -> Result<Option<Bytes>, DbError> {
+        self.core.shared.cold(&key).await
+    }
+
+    /// Ready when this member's state is at least as new as every decision answered before the call.
+    ///
+    /// # Errors
+    /// No leader could confirm it, or this member is too far behind, before the deadline.
+    pub async fn linearize(&self, deadline: Instant) -> Result<(), ProposeError> {
+        if let Some(fault) = self.core.fault() {
+            return Err(fault);
+        }
+        let index = self.core.reads.index(deadline).await?;
+        self.core.wait_applied(index, deadline).await
+    }
+
+    /// Ready when this member's state is at `revision` or later.
+    ///
+    /// # Errors
+    /// [`ProposeError::Deadline`], or the member ends.
+    pub async fn wait_revision(
+        &self,
+        revision: u64,
+        deadline: Instant,
+    ) -> Result<(), ProposeError> {
+        let mut revisions = self.revisions();
+        let reached = revisions.wait_for(|now| *now >= revision);
+        tokio::select! {
+            biased;
+            reached = Runtime::timeout_at(deadline, reached) => match reached {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) => Err(ProposeError::Stopping),
+                Err(_) => Err(ProposeError::Deadline),
+            },
+            _ = self.core.until_end() => Err(self.core.fault().unwrap_or(ProposeError::Stopping)),
+        }
+    }
+
+    /// Follows the revision of the applied state.
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.core.shared.revisions()
+    }
+
+    /// Where answers of this member's state are given now.
+    pub fn position(&self) -> Position {
+        let metrics = self.core.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        Position {
+            leader: metrics.current_leader.unwrap_or(0),
+            term: metrics.vote.leader_id.term,
+            log_index: *self.core.shared.applied().borrow(),
+            revision: *self.core.shared.revisions().borrow(),
+            member: self.core.id(),
+        }
+    }
+
+    /// This member's view of itself.
+    pub fn status(&self) -> MemberStatus {
+        let core = &self.core;
+        let metrics = core.raft.metrics().borrow_watched().clone();
+        let applied = *core.shared.applied().borrow();
+        let committed = metrics.cluster_committed.as_ref().map_or(0, |id| id.index);
+        let leader = metrics.current_leader.unwrap_or(0);
+        let role = match metrics.state {
+            _ if core.fault().is_some() => Role::Stopping,
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner | ServerState::Shutdown => Role::Learner,
+        };
+        MemberStatus {
+            id: core.id(),
+            cluster_id: self.cluster_id(),
+            incarnation: self.incarnation(),
+            role,
+            leader,
+            term: metrics.current_term,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: metrics.local_committed.as_ref().map_or(0, |id| id.index),
+            applied_index: applied,
+            checkpoint_index: *core.shared.checkpoints().borrow(),
+            purged_index: metrics.purged.as_ref().map_or(0, |id| id.index),
+            log_bytes: core.log.bytes(),
+            state_bytes: core.state_bytes.load(Ordering::Relaxed),
+            free_bytes: core.free_bytes.load(Ordering::Relaxed),
+            dirty_bytes: core.shared.unwritten_bytes() as u64,
+            queued_bytes: core.waiting.budget.used() as u64,
+            writes_refused: core.refusing.borrow().clone(),
+            caught_up: leader != 0 && applied >= committed && role != Role::Stopping,
+        }
+    }
+
+    /// The members of the group, as this member knows them.
+    pub fn members(&self) -> Vec<MemberInfo> {
+        let metrics = self.core.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config;
+        let voters: std::collections::BTreeSet<_> = membership.voter_ids().collect();
+        let matched = |id: &MemberId| {
+            let matched = metrics.replication.as_ref()?.get(id)?.clone()?;
+            Some(matched.index)
+        };
+        let info = |(id, node): (&MemberId, &super::types::MemberNode)| MemberInfo {
+            id: *id,
+            peer_addr: node.peer_addr.clone(),
+            client_addr: node.client_addr.clone(),
+            voter: voters.contains(id),
+            incarnation: node.incarnation,
+            leader: metrics.current_leader == Some(*id),
+            matched_index: matched(id).unwrap_or(0),
+            max_feature_level: node.max_feature_level,
+        };
+        membership.nodes().map(info).collect()
+    }
+
+    /// Adds a member that receives the log but has no vote. Its id must be higher than any used before.
+    ///
+    /// # Errors
+    /// See [`AdminError`]. Asking again for what is done already succeeds: so for the other operations.
+    pub async fn add_learner(
+        &self,
+        id: MemberId,
+        peer_addr: String,
+        client_addr: String,
+    ) -> Result<(), AdminError> {
+        let operation = Operation::AddLearner {
+            id,
+            peer_addr,
+            client_addr,
+        };
+        admin::run(&self.core, operation).await
+    }
+
+    /// Gives a learner a vote.
+    ///
+    /// # Errors
+    /// As [`Handle::add_learner`]; busy while it is far behind.
+    pub async fn promote(&self, id: MemberId) -> Result<(), AdminError> {
+        admin::run(&self.core, Operation::Promote(id)).await
+    }
+
+    /// Takes a member out of the group, for ever.
+    ///
+    /// # Errors
+    /// As [`Handle::add_learner`]; refused where the voters left that answer would be no majority.
+    pub async fn remove(&self, id: MemberId) -> Result<(), AdminError> {
+        admin::run(&self.core, Operation::Remove(id)).await
+    }
+
+    /// Hands the leadership to `to`, or to whoever has most of the log if it is 0.
+    ///
+    /// # Errors
+    /// As [`Handle::add_learner`]; busy if nobody took over in time.
+    pub async fn transfer_leadership(&self, to: MemberId) -> Result<(), AdminError> {
+        admin::run(&self.core, Operation::Transfer(to)).await
+    }
+
+    /// A consistent copy of this member's state, as it is now or later. Its frames make a backup file.
+    ///
+    /// # Errors
+    /// The state file cannot be written or read.
+    pub async fn backup(&self) -> std::io::Result<SnapshotData> {
+        self.core.shared.checkpoint().await?;
+        let snapshot = self.core.shared.snapshot().await?;
+        let snapshot = snapshot.ok_or_else(|| std::io::Error::other("nothing is applied yet"))?;
+        Ok(snapshot.snapshot)
+    }
+
+    /// The way in for other members' messages.
+    pub fn door(&self) -> Door {
+        Door::new(self.core.clone())
+    }
+
+    /// Ready when the member has ended, with the reason.
+    pub async fn stopped(&self) -> Stopped {
+        self.core.until_end().await
+    }
+
+    /// Stops: a leader hands over first, what is under way is decided if that is quick, then everything is closed.
+    pub async fn shutdown(&self) {
+        let core = &self.core;
+        if matches!(core.leadership(), Leadership::Own) && core.is_running() {
+            let members = core.group().membership_config;
+            if members.voter_ids().count() > 1
+                && let Err(error) = admin::transfer(core, 0).await
+            {
+                tracing::warn!(%error, "stopping without a successor");
+            }
+        }
+        core.stopping.send_replace(true);
+        let drained = Runtime::now() + DRAIN;
+        while core.waiting.budget.used() > 0 && Runtime::now() < drained && core.is_running() {
+            Runtime::sleep(super::config::RETRY_PAUSE).await;
+        }
+        core.close().await;
+        core.end(Stopped::Requested);
+    }
+}
