@@ -135,10 +135,14 @@ impl Gateway {
 
 /// Teaches the history what the calls of each shard wrote.
 fn learn(history: &mut super::routing::History, sealed: &Sealed) {
-    let transactions = &sealed.block.transactions;
-    for (index, diff) in sealed.diffs.iter().enumerate() {
-        let of_shard = transactions.iter().filter(|t| t.shard == index);
-        let calls = of_shard.filter(|t| !t.receipt.logs.is_empty() || t.gas_used > 21_000);
+    let mut rest = sealed.block.transactions.as_slice();
+    for (shard, diff) in sealed.block.shards.iter().zip(&sealed.diffs) {
+        let count = rest.len().min(shard.header.transaction_count as usize);
+        let (of_shard, after) = rest.split_at(count);
+        rest = after;
+        let calls = of_shard
+            .iter()
+            .filter(|t| !t.receipt.logs.is_empty() || t.gas_used > 21_000);
         history.learn(calls.map(|t| (call_in(&t.raw), &t.receipt)), diff);
     }
 }

@@ -229,6 +229,10 @@ impl Pool {
         for sender in self.mempool.take_changed() {
             let gone = self.forget_gone(sender, &mut removed);
             let handed = self.handed.entry(sender).or_default();
+            if gone {
+                let kept: Vec<Estimate> = handed.values().map(|(_, _, e)| e.clone()).collect();
+                self.router.refresh(sender, &kept);
+            }
             let mut nonces = Vec::new();
             for pooled in self.mempool.ready(sender) {
                 if handed.contains_key(&pooled.nonce) {
@@ -243,11 +247,6 @@ impl Pool {
                 estimates.push(estimate.clone());
                 handed.insert(pooled.nonce, (pooled.hash, pooled.raw.clone(), estimate));
                 nonces.push(pooled.nonce);
-            }
-            if gone {
-                let kept = handed.iter().filter(|(n, _)| !nonces.contains(n));
-                let kept: Vec<Estimate> = kept.map(|(_, (_, _, e))| e.clone()).collect();
-                self.router.refresh(sender, &kept);
             }
             if handed.is_empty() {
                 self.handed.remove(&sender);
