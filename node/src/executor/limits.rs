@@ -14,6 +14,8 @@ pub const FEED_ROUNDS: usize = 256;
 pub const FEED_SUBSCRIBERS: usize = 256;
 /// Items that wait for a subscriber's connection; a slower one is served from the store later on.
 pub const FEED_BUFFER_ITEMS: usize = 8;
+/// Shards that a subscriber's task reads from the store at a time.
+pub const FEED_READS: usize = 4;
 /// A feed that has nothing to say gives a sign of life this often.
 pub const FEED_KEEPALIVE: Duration = Duration::from_secs(1);
 

@@ -25,6 +25,9 @@ mod stats;
 mod verify;
 mod verifying;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::ExecutorConfig;
 pub use stats::StatsSnapshot;
 
@@ -175,7 +178,11 @@ fn serve(
 ) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
     let feed = FeedServer::new(FeedService::new(parts.known.subscribe()))
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let pool = PoolService::new(parts.pool.clone(), parts.genesis.subscribe());
+    let pool = PoolService::new(
+        parts.pool.clone(),
+        parts.genesis.subscribe(),
+        parts.stop.clone(),
+    );
     let pool = PoolServer::new(pool).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut server = Server::builder().tcp_nodelay(true);
     if let Some(tls) = &config.tls {
@@ -194,14 +201,10 @@ fn serve(
     Ok(async move {
         health.set_serving::<FeedServer<FeedService>>().await;
         let incoming = TcpListenerStream::new(listener);
-        // Open streams would hold back a graceful stop for ever: they end with the process of this task.
-        tokio::select! {
-            served = router.serve_with_incoming(incoming) => {
-                if let Err(error) = served {
-                    tracing::error!(%error, "serving failed");
-                }
-            }
-            () = stop.cancelled() => {}
+        // Streams end by themselves when the executor stops: nothing holds back the graceful end for long.
+        let stopped = stop.cancelled_owned();
+        if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
+            tracing::error!(%error, "serving failed");
         }
     })
 }
@@ -219,8 +222,8 @@ async fn run(config: ExecutorConfig, client: StoreClient, parts: Parts) {
         return;
     }
     let rules = Rules::of(&head.config);
-    // The first use of some precompiles loads large tables: not in a race.
-    let _ = tokio::task::spawn_blocking(warm_up).await;
+    // The first use of some precompiles loads large tables: beside the first rounds, not in the midst of a race.
+    std::thread::spawn(warm_up);
     let cache = Arc::new(StateCache::new(config.cache_bytes));
     cache.reset(head.hash);
     let shared = Arc::new(Shared {

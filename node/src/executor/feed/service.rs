@@ -70,6 +70,7 @@ impl v1::feed_server::Feed for FeedService {
             shards,
             items,
             begun: BTreeMap::new(),
+            told: None,
         };
         tracing::info!(peer = %request.peer, from = subscriber.next, ?shards, "subscriber");
         let subscribers = self.subscribers.clone();

@@ -1,9 +1,10 @@
 //! One subscriber: a cursor over the rounds.
 
-use super::super::limits::{FEED_KEEPALIVE, RETRY_MAX, RETRY_MIN};
+use super::super::limits::{FEED_KEEPALIVE, FEED_READS, RETRY_MAX, RETRY_MIN};
 use super::book::{Close, Outline};
 use super::source::{Source, may_send_shards};
 use crate::store_client::{RoundKind, StoreError};
+use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -32,6 +33,8 @@ pub(super) struct Subscriber {
     pub(super) next: u64,
     /// Rounds that were begun and are not closed: what was sent of them.
     pub(super) begun: BTreeMap<u64, BTreeSet<u32>>,
+    /// The round up to which the subscriber has been told that it has everything.
+    pub(super) told: Option<u64>,
 }
 
 impl Subscriber {
@@ -45,7 +48,6 @@ impl Subscriber {
     async fn follow(&mut self) -> Result<(), End> {
         let mut changes = self.source.book.changes();
         let mut pause = RETRY_MIN;
-        let mut told = None;
         loop {
             changes.borrow_and_update();
             match self.turn().await {
@@ -58,11 +60,7 @@ impl Subscriber {
                     continue;
                 }
             }
-            let complete = self.complete();
-            if told != Some(complete) {
-                told = Some(complete);
-                self.caught_up(complete).await?;
-            }
+            self.caught_up().await?;
             let waited = tokio::select! {
                 biased;
                 () = self.items.closed() => return Err(End::Gone),
@@ -71,7 +69,10 @@ impl Subscriber {
             match waited {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(End::Failed(Status::unavailable("the executor stops"))),
-                Err(_) => self.caught_up(complete).await?,
+                Err(_) => {
+                    self.told = None;
+                    self.caught_up().await?;
+                }
             }
         }
     }
@@ -82,9 +83,14 @@ impl Subscriber {
         open.unwrap_or(self.next).saturating_sub(1)
     }
 
-    async fn caught_up(&self, round: u64) -> Result<(), End> {
-        let item = Item::CaughtUp(round);
-        self.send(round, item).await
+    /// Says up to where everything was sent, unless that has been said.
+    async fn caught_up(&mut self) -> Result<(), End> {
+        let complete = self.complete();
+        if self.told == Some(complete) {
+            return Ok(());
+        }
+        self.told = Some(complete);
+        self.send(complete, Item::CaughtUp(complete)).await
     }
 
     /// Sends everything that there is to send, in the order of rounds.
@@ -150,7 +156,8 @@ impl Subscriber {
         };
         self.send(round, item).await.map_err(Stop::End)?;
         self.begun.remove(&round);
-        Ok(())
+        // Also where a subscriber never comes to rest.
+        self.caught_up().await.map_err(Stop::End)
     }
 
     async fn shards_of(&mut self, round: u64, outline: &Outline) -> Result<(), Stop> {
@@ -162,24 +169,25 @@ impl Subscriber {
             let range = outline.winners.range(self.shards.0..=self.shards.1);
             range.map(|(shard, _)| *shard).collect()
         };
-        for shard in decided {
-            let sent = self.begun.entry(round).or_default();
-            if sent.contains(&shard) {
-                continue;
-            }
-            let found = self.source.shard(round, shard).await;
-            match found.map_err(|e| Stop::Retry(e.to_string()))? {
-                Some(item) => {
-                    let item = Item::Shard(Arc::unwrap_or_clone(item));
-                    self.send(round, item).await.map_err(Stop::End)?;
-                    self.begun.entry(round).or_default().insert(shard);
-                }
+        let sent = self.begun.entry(round).or_default();
+        let unsent = decided.into_iter().filter(|shard| !sent.contains(shard));
+        let source = self.source.clone();
+        // Read ahead, sent in order.
+        let mut found = futures::stream::iter(unsent.collect::<Vec<_>>())
+            .map(|shard| {
+                let source = source.clone();
+                async move { (shard, source.shard(round, shard).await) }
+            })
+            .buffered(FEED_READS);
+        while let Some((shard, found)) = found.next().await {
+            let Some(item) = found.map_err(|e| Stop::Retry(e.to_string()))? else {
                 // The answering member is behind.
-                None => {
-                    let problem = format!("round {round} shard {shard} is not there yet");
-                    return Err(Stop::Retry(problem));
-                }
-            }
+                let problem = format!("round {round} shard {shard} is not there yet");
+                return Err(Stop::Retry(problem));
+            };
+            let item = Item::Shard(Arc::unwrap_or_clone(item));
+            self.send(round, item).await.map_err(Stop::End)?;
+            self.begun.entry(round).or_default().insert(shard);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use troika_proto::wire::{address, check_name, hash, hash_bytes, required};
 use troika_proto::{Address, B256, Malformed, v1};
@@ -21,16 +22,22 @@ pub struct PoolService {
     genesis_hash: watch::Receiver<Option<B256>>,
     streams: AtomicU64,
     connected: Arc<AtomicUsize>,
+    stop: CancellationToken,
 }
 
 impl PoolService {
     /// Serves `pool`. Before the chain is known (`None`) gateways are asked to come again.
-    pub fn new(pool: Arc<Pool>, genesis_hash: watch::Receiver<Option<B256>>) -> Self {
+    pub fn new(
+        pool: Arc<Pool>,
+        genesis_hash: watch::Receiver<Option<B256>>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             pool,
             genesis_hash,
             streams: AtomicU64::new(1),
             connected: Arc::new(AtomicUsize::new(0)),
+            stop,
         }
     }
 
@@ -83,9 +90,17 @@ impl v1::pool_server::Pool for PoolService {
             replies: sender,
         };
         let (ended, failure) = mpsc::channel(1);
+        let stop = self.stop.clone();
         tokio::spawn(async move {
             let _seat = seat;
-            if let Err(status) = session.run(updates).await {
+            let run = async {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => Err(Status::unavailable("the executor stops")),
+                    run = session.run(updates) => run,
+                }
+            };
+            if let Err(status) = run.await {
                 tracing::warn!(gateway = %session.gateway, %status, "gateway's stream ended");
                 let _ = ended.send(Err(status)).await;
             }

@@ -1,0 +1,342 @@
+//! Properties of the race.
+
+use super::cluster::{Gateway, call, cluster, executor, genesis, transfer};
+use super::store::{FakeStore, State};
+use crate::store_client::{Options, StoreClient};
+use alloy_primitives::{Address, B256, Bytes};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use troika_proto::{Genesis, GenesisAccount, Shard};
+
+/// `slot 0 += 1`
+const COUNTER: &[u8] = &[0x60, 0, 0x54, 0x60, 1, 0x01, 0x60, 0, 0x55, 0x00];
+
+fn with_counter(mut genesis: Genesis) -> (Genesis, Address) {
+    let address = Address::repeat_byte(0xcc);
+    let account = GenesisAccount {
+        nonce: 1,
+        code: Bytes::from_static(COUNTER),
+        ..GenesisAccount::default()
+    };
+    genesis.accounts.insert(address, account);
+    (genesis, address)
+}
+
+/// Waits until the transaction is included; answers (round, shard).
+async fn included(store: &FakeStore, hash: B256) -> (u64, u32) {
+    store
+        .until("the transaction is included", |state| {
+            let places = state.places(hash);
+            assert!(places.len() <= 1, "included twice: {places:?}");
+            places.first().copied()
+        })
+        .await
+}
+
+async fn sealed(store: &FakeStore, round: u64) {
+    let look = |state: &State| state.rounds.get(&round)?.block.map(|_| ());
+    store.until("the round seals", look).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_emptiest_proposal_does_not_win() {
+    let genesis = genesis(1, 50, 1_500);
+    let (store, _, executors) = cluster(&genesis, 2).await;
+    // Only the first executor is told of anything: the second must not propose an empty shard.
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    let tx = transfer(1, 0, 0xaa);
+    gateway.add(&[&tx], 0, 0).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(
+        store.state().submissions.len(),
+        0,
+        "before the snapshot's end"
+    );
+    gateway.synced().await;
+    let (round, _) = included(&store, tx.hash).await;
+    assert_eq!(round, 1);
+    let state = store.state();
+    assert!(state.submissions.iter().all(|s| s.2 == "e0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_gateway_rounds_are_sealed_after_seal_after_only() {
+    let genesis = genesis(2, 10, 200);
+    let (store, _, _executors) = cluster(&genesis, 1).await;
+    let started = Instant::now();
+    sealed(&store, 2).await;
+    assert!(started.elapsed() >= Duration::from_millis(400));
+    assert_eq!(store.state().submissions.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_is_left_out_reported_and_included_one_round_later() {
+    let (genesis, counter) = with_counter(genesis(2, 150, 3_000));
+    let (store, _, executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    let first = call(1, 0, counter, 0, 100_000, &[]);
+    let second = call(2, 0, counter, 0, 100_000, &[]);
+    let bystander = transfer(3, 0, 0xaa);
+    gateway.add(&[&first], 0, 0).await;
+    gateway.add(&[&second], 1, 0).await;
+    gateway.add(&[&bystander], 1, 0).await;
+    gateway.synced().await;
+    let a = included(&store, first.hash).await;
+    let b = included(&store, second.hash).await;
+    assert_eq!(a.0.abs_diff(b.0), 1, "{a:?} {b:?}");
+    let (early, late, loser) = if a.0 < b.0 {
+        (a, b, &second)
+    } else {
+        (b, a, &first)
+    };
+    let refused = gateway.refused().await;
+    assert_eq!(refused.hash, loser.hash.as_slice());
+    assert_eq!((refused.round, refused.shard), (early.0, late.1));
+    assert_eq!(refused.held[0].shard, early.1);
+    assert!(!refused.drop);
+    // Who stands beside the one that was left out is not held up.
+    assert_eq!(included(&store, bystander.hash).await.0, early.0);
+    assert!(executors[0].stats().conflicts >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_counts_from_its_round_on() {
+    let genesis = genesis(2, 30, 3_000);
+    let (store, _, executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    gateway.synced().await;
+    sealed(&store, 1).await;
+    let next = store.state().rounds.keys().last().copied().unwrap() + 3;
+    let tx = transfer(1, 0, 0xaa);
+    // Shard 1 from a later round on, and shard 0 from one after that.
+    gateway.add(&[&tx], 1, next).await;
+    gateway.add(&[&tx], 0, next + 5).await;
+    assert_eq!(included(&store, tx.hash).await, (next, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_executors_one_wins_each_shard_and_nothing_is_included_twice() {
+    let genesis = genesis(4, 40, 3_000);
+    let (store, _, executors) = cluster(&genesis, 3).await;
+    let mut gateways = Vec::new();
+    for executor in &executors {
+        let mut gateway = Gateway::connect("g", &genesis, executor.addr()).await;
+        gateway.synced().await;
+        gateways.push(gateway);
+    }
+    let mut all = Vec::new();
+    for nonce in 0..12 {
+        for from in 1..=20u8 {
+            let tx = transfer(from, nonce, 0xaa);
+            for gateway in &gateways {
+                gateway.add(&[&tx], u32::from(from) % 4, 0).await;
+            }
+            all.push(tx.hash);
+        }
+        sleep(Duration::from_millis(25)).await;
+    }
+    for hash in all {
+        included(&store, hash).await;
+    }
+    let state = store.state();
+    let mut accepted = HashMap::new();
+    let mut winners = BTreeMap::<&str, usize>::new();
+    for (round, shard, executor, _, won) in &state.submissions {
+        if *won {
+            let again = accepted.insert((round, shard), executor);
+            assert_eq!(again, None, "round {round} shard {shard} has two winners");
+            *winners.entry(executor).or_default() += 1;
+        }
+    }
+    assert!(winners.len() > 1, "wins are spread: {winners:?}");
+    // Most races are lost before the work of a proposal is done.
+    let wasted = state.submissions.iter().filter(|s| !s.4).count();
+    assert!(
+        wasted < 2 * accepted.len(),
+        "{wasted} of {}",
+        accepted.len()
+    );
+    assert!(executors.iter().all(|e| e.stats().divergence.is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hears_the_winner_stops() {
+    let genesis = genesis(2, 400, 3_000);
+    let (store, addr, executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    gateway.synced().await;
+    store.until("a round", |s| s.open_round()).await;
+    let other = StoreClient::new(Options::new([addr.to_string()])).unwrap();
+    other.submit(1, "other", &Shard::empty(0)).await.unwrap();
+    sealed(&store, 1).await;
+    let state = store.state();
+    let submissions: Vec<_> = state.submissions.iter().filter(|s| s.0 == 1).collect();
+    assert_eq!(submissions.len(), 2, "{submissions:?}");
+    assert!(submissions.iter().any(|s| s.1 == 1 && s.2 == "e0"));
+    drop(state);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while executors[0].stats().races_won == 0 {
+        assert!(Instant::now() < deadline, "its own win is heard of");
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(executors[0].stats().races_lost, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_shard_is_proposed_before_propose_after() {
+    let genesis = genesis(1, 20_000, 30_000);
+    let (store, _, executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    let limit = genesis.config.shard_gas_limit;
+    // Two thirds of the gas, admitted by limit: the second does not fit behind a few plain transfers.
+    let mut all = Vec::new();
+    for from in 1..=20u8 {
+        all.push((
+            from,
+            (0..45).map(|n| transfer(from, n, 0xaa)).collect::<Vec<_>>(),
+        ));
+    }
+    for (_, queue) in &all {
+        gateway.add(&queue.iter().collect::<Vec<_>>(), 0, 0).await;
+    }
+    gateway.synced().await;
+    store
+        .until("a full shard", |s| s.rounds.get(&1)?.block)
+        .await;
+    let count = store.state().included(1).len() as u64;
+    assert_eq!(count, limit / 21_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_executor_reads_the_state_of_a_shard_in_a_few_batches() {
+    let genesis = genesis(1, 100, 3_000);
+    let (store, _, executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    let queues: Vec<_> = (1..=40u8)
+        .map(|from| (0..6).map(|n| transfer(from, n, from)).collect::<Vec<_>>())
+        .collect();
+    for queue in &queues {
+        gateway.add(&queue.iter().collect::<Vec<_>>(), 0, 0).await;
+    }
+    gateway.synced().await;
+    let last = queues.last().unwrap().last().unwrap().hash;
+    let (round, _) = included(&store, last).await;
+    let state = store.state();
+    assert_eq!(state.included(round).len(), 240);
+    assert!(state.state_reads <= 8, "{} reads", state.state_reads);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_round_reads_a_sealed_diff_from_memory() {
+    let (genesis, counter) = with_counter(genesis(1, 20, 3_000));
+    let (store, _, executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    gateway.synced().await;
+    let first = call(1, 0, counter, 0, 100_000, &[]);
+    gateway.add(&[&first], 0, 0).await;
+    included(&store, first.hash).await;
+    let before = store.state().state_reads;
+    for nonce in 1..6 {
+        let next = call(1, nonce, counter, 0, 100_000, &[]);
+        gateway.add(&[&next], 0, 0).await;
+        included(&store, next.hash).await;
+    }
+    assert_eq!(store.state().state_reads, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_can_never_run_is_dropped_with_its_reason() {
+    let genesis = genesis(1, 20, 3_000);
+    let (_store, _, executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    gateway.synced().await;
+    let too_little_gas = call(1, 0, Address::ZERO, 0, 20_000, &[]);
+    gateway.add(&[&too_little_gas], 0, 0).await;
+    let refused = gateway.refused().await;
+    assert_eq!(refused.hash, too_little_gas.hash.as_slice());
+    assert!(refused.drop && refused.reason.contains("intrinsic gas"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rounds_go_on_after_the_store_was_away() {
+    let genesis = genesis(2, 10, 500);
+    let (store, _, executors) = cluster(&genesis, 2).await;
+    let mut gateways = Vec::new();
+    for executor in &executors {
+        let mut gateway = Gateway::connect("g", &genesis, executor.addr()).await;
+        gateway.synced().await;
+        gateways.push(gateway);
+    }
+    sealed(&store, 2).await;
+    store.down.store(true, Ordering::Release);
+    sleep(Duration::from_millis(400)).await;
+    let reached = store.state().rounds.len() as u64;
+    store.down.store(false, Ordering::Release);
+    let tx = transfer(1, 0, 0xaa);
+    for gateway in &gateways {
+        gateway.add(&[&tx], 1, 0).await;
+    }
+    let (round, _) = included(&store, tx.hash).await;
+    sealed(&store, round.max(reached) + 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_executor_takes_part_again() {
+    let genesis = genesis(2, 30, 2_000);
+    let (store, addr, mut executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    gateway.synced().await;
+    sealed(&store, 3).await;
+    executors.pop().unwrap().shutdown().await;
+    let end = tokio::time::timeout(Duration::from_secs(1), gateway.replies.message()).await;
+    assert!(end.expect("a stopped executor's streams end").is_err());
+    let again = executor("e0", addr, (0, 1)).await;
+    let mut gateway = Gateway::connect("g", &genesis, again.addr()).await;
+    let tx = transfer(1, 0, 0xaa);
+    gateway.add(&[&tx], 1, 0).await;
+    gateway.synced().await;
+    assert_eq!(included(&store, tx.hash).await.1, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconnect_replaces_the_gateways_set() {
+    let genesis = genesis(1, 300, 3_000);
+    let (store, _, executors) = cluster(&genesis, 1).await;
+    let gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    let (gone, kept) = (transfer(1, 0, 0xaa), transfer(2, 0, 0xaa));
+    gateway.add(&[&gone], 0, 0).await;
+    drop(gateway);
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    gateway.add(&[&kept], 0, 0).await;
+    gateway.synced().await;
+    let (round, _) = included(&store, kept.hash).await;
+    sealed(&store, round + 1).await;
+    assert!(store.state().places(gone.hash).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_rounds_open_and_seal_within_milliseconds() {
+    let genesis = genesis(4, 0, 3_000);
+    let (store, _, executors) = cluster(&genesis, 3).await;
+    let mut gateways = Vec::new();
+    for executor in &executors {
+        let mut gateway = Gateway::connect("g", &genesis, executor.addr()).await;
+        gateway.synced().await;
+        gateways.push(gateway);
+    }
+    let started = Instant::now();
+    let first = store.state().rounds.len() as u64;
+    sealed(&store, first + 50).await;
+    let each = started.elapsed() / 50;
+    println!("an empty round takes {each:?} (debug build, a store in memory)");
+    assert!(each < Duration::from_millis(50), "{each:?}");
+    let openers: BTreeSet<_> = store
+        .state()
+        .rounds
+        .values()
+        .map(|r| r.opener.clone())
+        .collect();
+    assert!(openers.len() > 1, "openings are a race: {openers:?}");
+}
