@@ -54,8 +54,11 @@ struct Runner {
 impl Runner {
     async fn race(&mut self) {
         loop {
+            self.pool.borrow_and_update();
+            // Asked before: what a gateway sent until then is in the pool, and thereby in what is appended.
+            let heard_all = self.shared.pool.pending().ready();
             self.append().await;
-            if self.may_propose() {
+            if heard_all && self.is_due() {
                 break;
             }
             self.busy.set(false);
@@ -68,7 +71,6 @@ impl Runner {
 
     /// Executes what is pending and has not been tried.
     async fn append(&mut self) {
-        self.pool.borrow_and_update();
         let has_work = match &self.work {
             Some(work) => work.has_more(),
             None => self.shared.pool.pending().has_changed(self.shard, 0),
@@ -109,11 +111,10 @@ impl Runner {
         }
     }
 
-    /// A full shard at once, what there is after `propose_after`; never before all gateways were heard.
-    fn may_propose(&self) -> bool {
+    /// A full shard at once, what there is after `propose_after`.
+    fn is_due(&self) -> bool {
         let full = self.work.as_ref().is_some_and(Work::is_full);
-        let due = full || Instant::now() >= self.race.propose_at();
-        due && self.shared.pool.pending().ready()
+        full || Instant::now() >= self.race.propose_at()
     }
 
     /// Until something may have changed: pending transactions (which are taken in batches), or the time to propose.

