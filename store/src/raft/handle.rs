@@ -283,6 +283,11 @@ impl Handle {
         }
     }
 
+    /// Log index and hash of the applied state.
+    pub fn state_hash(&self) -> (u64, crate::state::StateHash) {
+        self.core.shared.state_hash()
+    }
+
     /// The members of the group, as this member knows them.
     pub fn members(&self) -> Vec<MemberInfo> {
         let metrics = self.core.raft.metrics().borrow_watched().clone();

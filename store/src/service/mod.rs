@@ -1,0 +1,69 @@
+//! The gRPC services: what clients call, on any member.
+//!
+//! Every handler has three beats: **parse** ([`parse`]: the request into checked values, naming what is malformed),
+//! **do** (propose a command, or read applied state), **answer** (back to the wire). One file per service:
+//! [`rounds`], [`state`], [`cluster`]; submissions and watches, which carry the load, have files of their own
+//! ([`submit`], [`watch`]). [`status`] is the one table from faults to codes, [`limits`] holds every bound.
+//!
+//! What a handler must never do: hold the machine's lock across an await or for longer than one answer takes, answer
+//! "not decided" or "conflict" from this member's own state, or wait without the call's deadline.
+
+mod cluster;
+mod context;
+mod health;
+pub mod limits;
+pub mod parse;
+mod rounds;
+mod state;
+pub mod status;
+mod submit;
+mod watch;
+
+pub use health::{READY_SERVICE, report_health};
+
+use crate::raft::Handle;
+use context::Context;
+use tonic::service::Routes;
+use troika_proto::DESCRIPTORS;
+use troika_proto::limits::MAX_MESSAGE_BYTES;
+use troika_proto::v1::cluster_server::ClusterServer;
+use troika_proto::v1::rounds_server::RoundsServer;
+use troika_proto::v1::state_server::StateServer;
+
+/// Everything that a member offers to clients: `Rounds`, `State`, `Cluster`, health and reflection.
+///
+/// Health follows the member for as long as the returned routes are served; see [`report_health`].
+pub fn routes(handle: Handle) -> Routes {
+    let context = Context::new(handle.clone());
+    let (reporter, health) = tonic_health::server::health_reporter();
+    report_health(handle, reporter);
+    let mut routes = Routes::builder();
+    routes
+        .add_service(
+            RoundsServer::new(rounds::RoundsService::new(context.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            StateServer::new(state::StateService::new(context.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            ClusterServer::new(cluster::ClusterService::new(context))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(health);
+    // The descriptors are compiled in, so this fails in every test or never.
+    match tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()
+    {
+        Ok(reflection) => {
+            routes.add_service(reflection);
+        }
+        Err(error) => tracing::error!(%error, "no reflection"),
+    }
+    routes.routes()
+}

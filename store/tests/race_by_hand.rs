@@ -1,0 +1,74 @@
+//! The script of `docs/examples/race.sh`, run as written against a cluster in this process.
+
+use std::path::PathBuf;
+use std::process::Command;
+use troika_store::testing::TestCluster;
+
+/// What every line of the golden text must be followed by, in this order, somewhere in the script's output.
+const GOLDEN: &[&str] = &[
+    "started",
+    "round 1",
+    "# executor a proposes",
+    "winner.executor a",
+    "won true",
+    "# executor b proposes",
+    "winner.executor a",
+    "won false",
+    "# executor a lost the answer",
+    "won true",
+    "# executor c wants the same slot",
+    "won false",
+    "conflict:",
+    "0x00000000000000000000000000000000000000cc/0x0 3 0",
+    "# shard 1 takes a lock ahead",
+    "acquired true",
+    "acquired false",
+    "0x00000000000000000000000000000000000000cc/0x1 4 1",
+    "# a proposal from a file",
+    "won true",
+    "# seal",
+    "status SEALED",
+    "# the block, and what it changed",
+    "canonical true",
+    "0x00000000000000000000000000000000000000cc/0x0 - - - - 1",
+    "0x00000000000000000000000000000000000000cc/0x5 - - - - 42",
+    "0x00000000000000000000000000000000000000bb true 1000 0 -",
+    "# what the watcher saw",
+    "round 1 opened by script",
+    "round 1 shard 0 won by a",
+    "round 1 shard 1 locked 0x00000000000000000000000000000000000000cc/0x1",
+    "round 1 shard 2 won by c",
+    "round 1 sealed as block 1",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_race_runs_by_hand_as_documented() {
+    let cluster = TestCluster::start(3).await;
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/race.sh");
+    let urls = cluster.urls().join(",");
+    let run = move || {
+        Command::new("sh")
+            .arg(script)
+            .env("TROIKACTL", env!("CARGO_BIN_EXE_troikactl"))
+            .env("TROIKA_ENDPOINTS", urls)
+            .env("TROIKA_TIMEOUT", "20s")
+            .output()
+            .unwrap()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}\n--- errors:\n{errors}");
+
+    let mut lines = text.lines().map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.join(" ")
+    });
+    for expected in GOLDEN {
+        assert!(
+            lines.any(|line| line.contains(expected)),
+            "after the lines before it, {expected:?} is missing in:\n{text}"
+        );
+    }
+    cluster.stop().await;
+}

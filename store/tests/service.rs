@@ -1,0 +1,461 @@
+//! The services over gRPC: what is refused, what is answered, what is watched.
+
+use alloy_primitives::{Address, B256, U256};
+use bytes::Bytes;
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+use troika_proto::limits::MIN_SHARD_GAS;
+use troika_proto::v1::cluster_client::ClusterClient;
+use troika_proto::v1::rounds_client::RoundsClient;
+use troika_proto::v1::state_client::StateClient;
+use troika_proto::{
+    AccountDiff, ChainConfig, Diff, Genesis, GenesisAccount, LockKey, LockRule, Receipt, Shard,
+    ShardBody, Spec, v1,
+};
+use troika_store::testing::TestCluster;
+use v1::submit_response::Outcome;
+
+const SHARDS: u32 = 4;
+
+fn contract() -> Address {
+    Address::with_last_byte(0xcc)
+}
+
+fn genesis() -> Genesis {
+    let account = GenesisAccount {
+        balance: U256::from(1_000_000),
+        nonce: 1,
+        ..GenesisAccount::default()
+    };
+    Genesis {
+        config: ChainConfig {
+            chain_id: 7,
+            shards: SHARDS,
+            shard_gas_limit: MIN_SHARD_GAS,
+            lock_rule: LockRule::Commuting,
+            elasticity: 1,
+            beneficiary: Address::ZERO,
+            propose_after_ms: 0,
+            seal_after_ms: 0,
+            seconds_per_slot: 0,
+            spec: Spec::Osaka,
+            genesis_base_fee: 0,
+            genesis_timestamp: 0,
+            registry: Address::ZERO,
+            epoch_length: 0,
+            share_cap: 0,
+            fixed: None,
+        },
+        accounts: [(contract(), account)].into(),
+    }
+}
+
+/// A shard that writes one slot.
+fn shard(index: u32, slot: u64, value: u64) -> Shard {
+    let changed = AccountDiff {
+        slots: [(U256::from(slot), U256::from(value))].into(),
+        ..AccountDiff::default()
+    };
+    let body = ShardBody {
+        transactions: vec![vec![0x7f, index as u8, slot as u8, value as u8].into()],
+        receipts: vec![Receipt {
+            success: true,
+            cumulative_gas: 21_000,
+            ..Receipt::default()
+        }],
+        diff: Diff {
+            accounts: [(contract(), changed)].into(),
+        },
+    };
+    Shard::new(index, body, U256::ZERO, LockRule::Commuting)
+}
+
+fn submission(round: u64, executor: &str, shard: &Shard) -> v1::SubmitRequest {
+    v1::SubmitRequest {
+        round,
+        shard: shard.header.index,
+        executor: executor.to_owned(),
+        header: Some((&shard.header).into()),
+        body: Some((&shard.body).into()),
+        ..Default::default()
+    }
+}
+
+struct Chain {
+    cluster: TestCluster,
+    channels: Vec<Channel>,
+}
+
+impl Chain {
+    async fn start() -> Self {
+        let cluster = TestCluster::start(3).await;
+        let mut channels = Vec::new();
+        for member in 0..3 {
+            channels.push(cluster.connect(member).await);
+        }
+        let chain = Self { cluster, channels };
+        let request = v1::InitChainRequest {
+            meta: None,
+            genesis: Some((&genesis()).into()),
+        };
+        let started = chain.cluster(0).init_chain(request).await.unwrap();
+        assert!(started.into_inner().started);
+        chain
+    }
+
+    fn rounds(&self, member: usize) -> RoundsClient<Channel> {
+        RoundsClient::new(self.channels[member].clone())
+    }
+
+    fn state(&self, member: usize) -> StateClient<Channel> {
+        StateClient::new(self.channels[member].clone())
+    }
+
+    fn cluster(&self, member: usize) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channels[member].clone())
+    }
+
+    async fn open(&self) -> u64 {
+        let request = v1::OpenRoundRequest {
+            kind: v1::RoundKind::Build.into(),
+            opener: "test".to_owned(),
+            ..Default::default()
+        };
+        let answer = self.rounds(1).open(request).await.unwrap().into_inner();
+        answer.round.unwrap().round
+    }
+
+    async fn seal(&self, round: u64) -> v1::SealRoundResponse {
+        let request = v1::SealRoundRequest { meta: None, round };
+        self.rounds(2).seal(request).await.unwrap().into_inner()
+    }
+
+    async fn submit(&self, member: usize, request: v1::SubmitRequest) -> v1::SubmitResponse {
+        let answer = self.rounds(member).submit(request).await;
+        answer.unwrap().into_inner()
+    }
+
+    /// State hash of the leader, which has applied everything that was answered.
+    fn state_hash(&self) -> String {
+        let leader = &self.cluster.members[self.cluster.leader()].handle;
+        leader.read(|machine| machine.state_hash().to_string())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn racers_hear_of_one_winner_on_every_member() {
+    let chain = Chain::start().await;
+    let round = chain.open().await;
+    let proposals = [shard(0, 1, 1), shard(0, 1, 2), shard(0, 1, 3)];
+    let racers = proposals.iter().enumerate().map(|(member, proposal)| {
+        let request = submission(round, &format!("racer-{member}"), proposal);
+        chain.submit(member, request)
+    });
+    let answers = futures::future::join_all(racers).await;
+    let winners: Vec<_> = answers
+        .iter()
+        .map(|answer| match &answer.outcome {
+            Some(Outcome::Winner(winner)) => winner.clone(),
+            other => panic!("no winner: {other:?}"),
+        })
+        .collect();
+    assert_eq!(answers.iter().filter(|answer| answer.won).count(), 1);
+    assert!(winners.iter().all(|winner| *winner == winners[0]));
+
+    // After the seal the winner still hears that it won, and anybody reads what it made.
+    chain.seal(round).await;
+    let place = answers.iter().position(|answer| answer.won).unwrap();
+    let again = submission(round, &format!("racer-{place}"), &proposals[place]);
+    let answer = chain.submit((place + 1) % 3, again).await;
+    assert!(answer.won);
+    let request = v1::ShardRequest {
+        round,
+        diff: true,
+        ..Default::default()
+    };
+    let read = chain.state(0).shard(request).await.unwrap().into_inner();
+    assert_eq!(read.winner, Some(winners[0].clone()));
+    let expected: v1::Diff = (&proposals[place].body.diff).into();
+    assert_eq!(read.body.unwrap().diff, Some(expected));
+    chain.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_names_its_reason_and_changes_nothing() {
+    let chain = Chain::start().await;
+    let round = chain.open().await;
+    chain
+        .submit(0, submission(round, "a", &shard(0, 1, 1)))
+        .await;
+    let before = chain.state_hash();
+
+    // Malformed: a code and the field.
+    let good = submission(round, "a", &shard(1, 2, 1));
+    let cases: Vec<(&str, Box<dyn Fn(&mut v1::SubmitRequest)>)> = vec![
+        ("executor", Box::new(|s| s.executor = "a b".to_owned())),
+        ("header", Box::new(|s| s.header = None)),
+        ("header.index", Box::new(|s| s.shard = 2)),
+        (
+            "header.gas_used",
+            Box::new(|s| s.header.as_mut().unwrap().gas_used += 1),
+        ),
+        (
+            "header.diff_root",
+            Box::new(|s| s.header.as_mut().unwrap().diff_root = vec![7; 32].into()),
+        ),
+        (
+            "body.receipts",
+            Box::new(|s| s.body.as_mut().unwrap().receipts.clear()),
+        ),
+        (
+            "meta.cluster_id",
+            Box::new(|s| {
+                s.meta = Some(v1::RequestMeta {
+                    cluster_id: Bytes::from_static(&[1; 3]),
+                    min_revision: 0,
+                });
+            }),
+        ),
+    ];
+    for (field, spoil) in cases {
+        let mut request = good.clone();
+        spoil(&mut request);
+        let status = chain.rounds(1).submit(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{field}: {status}");
+        assert!(status.message().starts_with(field), "{field}: {status}");
+    }
+
+    // Another cluster is meant.
+    let mut request = good.clone();
+    request.meta = Some(v1::RequestMeta {
+        cluster_id: Bytes::from(vec![9; 16]),
+        min_revision: 0,
+    });
+    let status = chain.rounds(1).submit(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+
+    // Refusals are answers.
+    let refused = |request: v1::SubmitRequest| async {
+        match chain.submit(1, request).await.outcome {
+            Some(Outcome::Refusal(refusal)) => refusal.code(),
+            other => panic!("not refused: {other:?}"),
+        }
+    };
+    let unknown = submission(round + 100, "a", &shard(1, 2, 1));
+    assert_eq!(refused(unknown).await, v1::RefusalCode::UnknownRound);
+    let beyond = submission(round, "a", &shard(SHARDS, 2, 1));
+    assert_eq!(refused(beyond).await, v1::RefusalCode::ShardOutOfRange);
+
+    // A conflict names the key and who holds it.
+    let rival = submission(round, "b", &shard(1, 1, 5));
+    match chain.submit(2, rival).await.outcome {
+        Some(Outcome::Conflict(conflict)) => {
+            let key = LockKey::slot(contract(), U256::from(1));
+            assert_eq!(conflict.held.len(), 1);
+            assert_eq!(conflict.held[0].key, Some(key.into()));
+            assert_eq!(conflict.held[0].shard, 0);
+        }
+        other => panic!("no conflict: {other:?}"),
+    }
+    assert_eq!(chain.state_hash(), before);
+    chain.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_answers_every_request_and_a_refusal_does_not_end_it() {
+    let chain = Chain::start().await;
+    let round = chain.open().await;
+    let mut requests = Vec::new();
+    for index in 0..SHARDS {
+        let mut request = submission(round, "s", &shard(index, index.into(), 1));
+        request.id = u64::from(index) + 10;
+        requests.push(request);
+    }
+    let mut bad = requests[0].clone();
+    (bad.id, bad.executor) = (99, String::new());
+    requests.insert(1, bad);
+    let mut stream = chain
+        .rounds(0)
+        .submit_stream(tokio_stream::iter(requests))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut won = Vec::new();
+    let mut failed = Vec::new();
+    while let Some(answer) = stream.message().await.unwrap() {
+        match answer.response {
+            Some(response) if response.won => won.push(answer.id),
+            _ => failed.push((answer.id, answer.code, answer.message)),
+        }
+    }
+    won.sort_unstable();
+    assert_eq!(won, [10, 11, 12, 13]);
+    assert_eq!(failed.len(), 1);
+    assert_eq!(
+        (failed[0].0, failed[0].1),
+        (99, i32::from(Code::InvalidArgument))
+    );
+    assert!(failed[0].2.starts_with("executor"));
+    chain.cluster.stop().await;
+}
+
+/// Events from a place on, until a round is sealed.
+async fn watched(chain: &Chain, member: usize, after: v1::EventId, until: u64) -> Vec<v1::Event> {
+    let request = v1::WatchRequest {
+        after: Some(after),
+        all_shards: true,
+        ..Default::default()
+    };
+    let mut stream = chain
+        .rounds(member)
+        .watch(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let mut events = Vec::new();
+    let reading = async {
+        loop {
+            let message = stream.message().await.unwrap().expect("the watch goes on");
+            for event in message.events {
+                use v1::event::Kind;
+                let sealed = matches!(&event.kind, Some(Kind::RoundSealed(s)) if s.round == until);
+                events.push(event);
+                if sealed {
+                    return;
+                }
+            }
+        }
+    };
+    let within = Duration::from_secs(20);
+    tokio::time::timeout(within, reading)
+        .await
+        .expect("the round is sealed");
+    events
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_resumes_at_every_point_without_a_gap_or_a_repeat() {
+    let chain = Chain::start().await;
+    let mut last = 0;
+    for value in 1..4 {
+        last = chain.open().await;
+        for index in 0..SHARDS {
+            let request = submission(last, "w", &shard(index, index.into(), value));
+            assert!(chain.submit(index as usize % 3, request).await.won);
+        }
+    }
+    let all = watched(&chain, 0, v1::EventId::default(), last).await;
+    // The start, and for each round its opening, its shards and its seal.
+    assert_eq!(all.len(), 1 + 3 * (2 + SHARDS as usize));
+    for (i, event) in all.iter().enumerate().take(all.len() - 1) {
+        let rest = watched(&chain, i % 3, event.id.unwrap(), last).await;
+        assert_eq!(rest, all[i + 1..], "after event {i}");
+    }
+
+    // What is pruned is gone, and the watcher is told from where it can resume.
+    let request = v1::PruneRequest {
+        meta: None,
+        below_round: last,
+    };
+    chain.cluster(1).prune(request).await.unwrap();
+    let request = v1::WatchRequest {
+        after: all[1].id,
+        all_shards: true,
+        ..Default::default()
+    };
+    let leader = chain.cluster.leader();
+    let mut stream = chain
+        .rounds(leader)
+        .watch(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let status = stream.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    assert!(status.message().contains("oldest"), "{status}");
+    chain.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_see_their_block_and_honour_revision_and_deadline() {
+    let chain = Chain::start().await;
+    let mut blocks: Vec<Bytes> = Vec::new();
+    for value in 1..3 {
+        let round = chain.open().await;
+        chain
+            .submit(0, submission(round, "r", &shard(0, 1, value)))
+            .await;
+        let sealed = chain.seal(round).await;
+        assert_eq!(sealed.refusal, None);
+        blocks.push(sealed.round.unwrap().block_hash);
+        let again = chain.seal(round).await;
+        assert_eq!(again.round.unwrap().block_hash, blocks[blocks.len() - 1]);
+    }
+    for member in 0..3 {
+        let request = v1::HeadRequest {
+            meta: None,
+            linearizable: true,
+        };
+        let response = chain
+            .state(member)
+            .head(request)
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(response.block_hash, blocks[1]);
+        for (i, block) in blocks.iter().enumerate() {
+            let key = v1::StateKey {
+                address: Bytes::copy_from_slice(contract().as_slice()),
+                slot: Bytes::copy_from_slice(&U256::from(1).to_be_bytes::<32>()),
+            };
+            let request = v1::ReadRequest {
+                block: block.clone(),
+                keys: vec![key],
+                ..Default::default()
+            };
+            let read = chain
+                .state(member)
+                .read(request)
+                .await
+                .unwrap()
+                .into_inner();
+            assert_eq!(read.values[0].slot, Bytes::from(vec![i as u8 + 1]));
+        }
+    }
+    let request = v1::ReadRequest {
+        block: Bytes::copy_from_slice(B256::repeat_byte(5).as_slice()),
+        ..Default::default()
+    };
+    let status = chain.state(0).read(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+
+    let transaction = &shard(0, 1, 1).body.transactions[0];
+    let request = v1::FindTransactionRequest {
+        meta: None,
+        hash: Bytes::copy_from_slice(troika_proto::keccak(transaction).as_slice()),
+    };
+    let found = chain
+        .state(1)
+        .find_transaction(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(found.places.len(), 1);
+    assert_eq!(found.places[0].block_hash, blocks[0]);
+    assert!(found.places[0].canonical);
+
+    // A revision that never comes: the deadline ends the wait, and the member says where it stands.
+    let mut request = Request::new(v1::HeadRequest {
+        meta: Some(v1::RequestMeta {
+            cluster_id: Bytes::new(),
+            min_revision: 1 << 40,
+        }),
+        linearizable: false,
+    });
+    request.set_timeout(Duration::from_millis(300));
+    let status = chain.state(0).head(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("min_revision"), "{status}");
+    chain.cluster.stop().await;
+}
