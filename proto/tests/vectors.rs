@@ -107,29 +107,61 @@ fn block() -> Header {
 #[test]
 fn hashes_never_move() {
     let vectors = [
-        ("empty shard", Shard::empty(3).hash, "@0"),
-        ("shard", shard().hash, "@1"),
-        ("diff root", diff().root(LockRule::Commuting), "@2"),
-        ("strict diff root", diff().root(LockRule::Strict), "@3"),
+        (
+            "empty shard",
+            Shard::empty(3).hash,
+            "0xf094a273dd592ddd34b600a74d6e0e007380dbcdf009d3c4d566bbed883f08ca",
+        ),
+        (
+            "shard",
+            shard().hash,
+            "0x7e0244b588f1dfdaf514c54141f067fd17b13dbc178571c92941e56dc5b02657",
+        ),
+        (
+            "diff root",
+            diff().root(LockRule::Commuting),
+            "0x72f70b7b542334409485cd8a1990624c0c089d97a7634cb4d5b1d94f24f69e91",
+        ),
+        (
+            "strict diff root",
+            diff().root(LockRule::Strict),
+            "0x4aa8f75a04156036918a7460527e24142c6e44054916460399ff735e886636dd",
+        ),
         (
             "root of no change",
             Diff::default().root(LockRule::Strict),
-            "@4",
+            "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421",
         ),
         (
             "ordered root",
             ordered_root(&[vec![1u8], vec![2; 40]]),
-            "@5",
+            "0x40ddf6cf0dc48c195e48940c574c33b1cdec087b68927aac3efd27efb3bed5f9",
         ),
         (
             "root of hashes",
             ordered_root_of_hashes(&[B256::repeat_byte(1), B256::repeat_byte(2)]),
-            "@6",
+            "0x082c9a6b26312e56d39262f5deeffa64f91a695fc20207a41ffa99d56bfa326b",
         ),
-        ("genesis commitment", genesis().commitment(), "@7"),
-        ("genesis hash", genesis().header().hash(), "@8"),
-        ("block hash", block().hash(), "@9"),
-        ("prevrandao", prev_randao(B256::repeat_byte(1), 2), "@10"),
+        (
+            "genesis commitment",
+            genesis().commitment(),
+            "0x276c438e7c064434b3ab5408aa78478844acde6411267ce759b3efefa92e48a0",
+        ),
+        (
+            "genesis hash",
+            genesis().header().hash(),
+            "0x224e04b9e39f0b2a72f87731e4221abea28052833ad2438d0481263f8cd4c310",
+        ),
+        (
+            "block hash",
+            block().hash(),
+            "0x8abc51e83bdc492b56e136308d45c0e1c4eebc39a89c9210e9a2e1d463fbeb9f",
+        ),
+        (
+            "prevrandao",
+            prev_randao(B256::repeat_byte(1), 2),
+            "0xe2a5e7e98d63a360a16d1c74e82370493b46d7645cc1680ff488191157cac71c",
+        ),
     ];
     let moved: Vec<_> = vectors
         .iter()
@@ -169,6 +201,19 @@ fn alloy(header: &Header) -> alloy_consensus::Header {
 }
 
 #[test]
+fn a_genesis_survives_the_wire() {
+    let genesis = genesis();
+    assert_eq!(
+        Genesis::try_from(&v1::Genesis::from(&genesis)).unwrap(),
+        genesis
+    );
+    let mut wire = v1::Genesis::from(&genesis);
+    wire.accounts[0].storage[0].value.clear();
+    let error = Genesis::try_from(&wire).unwrap_err();
+    assert_eq!(error.field, "accounts[0].storage");
+}
+
+#[test]
 fn any_ethereum_client_computes_the_same_block_hash() {
     for header in [block(), genesis().header()] {
         assert_eq!(header.hash(), alloy(&header).hash_slow());
@@ -176,6 +221,15 @@ fn any_ethereum_client_computes_the_same_block_hash() {
 }
 
 proptest::proptest! {
+    #[test]
+    fn base_fee_is_eip_1559s(base_fee in 0u64..1 << 50, gas_limit in 1u64 << 24..1 << 40, used in 0u64..=1_000_000) {
+        let gas_used = (u128::from(gas_limit) * u128::from(used) / 1_000_000) as u64;
+        let parent = Header { base_fee, gas_limit, gas_used, ..Header::default() };
+        let params = alloy_eips::eip1559::BaseFeeParams::ethereum();
+        let expected = alloy_eips::eip1559::calc_next_block_base_fee(gas_used, gas_limit, base_fee, params);
+        proptest::prop_assert_eq!(config().next_base_fee(&parent), expected);
+    }
+
     #[test]
     fn merge_is_free_of_order(picks in proptest::collection::vec((0u8..4, 1u64..50), 1..12)) {
         // Credits from anywhere, and each shard's own locked account.
