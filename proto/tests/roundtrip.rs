@@ -89,14 +89,14 @@ fn malformed_diffs_are_refused_naming_the_field() {
     type Change = fn(&mut v1::Diff);
     let wrong: [(&str, Change); 7] = [
         ("accounts[0].address", |d| {
-            d.accounts[0].address = vec![1; 19].into()
+            d.accounts[0].address = vec![1; 19].into();
         }),
         ("accounts[1].address", |d| d.accounts.swap(0, 1)),
         ("accounts[0].amount", |d| {
-            d.accounts[0].amount = vec![0, 1].into()
+            d.accounts[0].amount = vec![0, 1].into();
         }),
         ("accounts[0].amount", |d| {
-            d.accounts[0].amount = vec![1; 33].into()
+            d.accounts[0].amount = vec![1; 33].into();
         }),
         ("accounts[0].fell", |d| {
             d.accounts[0].fell = true;
