@@ -6,11 +6,13 @@
 //!
 //! [`accounts`] derives keys, [`contracts`] allocates the token and the market of the demo, [`generate`] signs, and
 //! [`drive`] hands the signed bytes to a gateway at the wanted pace and knows afterwards whether all were included.
-//! Nothing here knows of the store.
+//! Nothing here knows of the gateway.
 
 pub mod accounts;
 pub mod contracts;
+pub mod drive;
 pub mod generate;
+pub mod pace;
 
 pub use accounts::Keyed;
 pub use generate::{Generator, Mix};

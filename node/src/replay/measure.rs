@@ -1,34 +1,19 @@
 //! What a replay measures, as arithmetic on what happened. Pure.
 
+use crate::execution::groups::{conflict_groups, least_critical_gas};
+use crate::execution::sequential::Outcome;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use troika_proto::{B256, LockKey};
 
-/// How a transaction ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// False if it was reverted or ran out of gas.
-    pub success: bool,
-    /// Gas used, after refunds.
-    pub gas: u64,
-}
-
-/// A transaction in sequential execution.
-#[derive(Clone, Debug)]
-pub struct SequentialTransaction {
-    /// Its hash.
-    pub hash: B256,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What it alone would lock.
-    pub keys: Vec<LockKey>,
-}
+/// How a transaction ended: whether it succeeded, and its gas after refunds.
+pub type Ending = (bool, u64);
 
 /// The same block, executed in order by one executor.
 #[derive(Clone, Debug)]
 pub struct Sequential {
-    /// In the block's order.
-    pub transactions: Vec<SequentialTransaction>,
+    /// In the block's order: the hash, and how it went.
+    pub transactions: Vec<(B256, Outcome)>,
     /// What the original header says.
     pub header_gas: u64,
 }
@@ -44,14 +29,14 @@ pub struct SealedRound {
 #[derive(Clone, Debug, Default)]
 pub struct SealedShard {
     /// In execution order.
-    pub transactions: Vec<(B256, Outcome)>,
+    pub transactions: Vec<(B256, Ending)>,
     /// The diff's lock keys.
     pub keys: Vec<LockKey>,
 }
 
 impl SealedShard {
     fn gas(&self) -> u64 {
-        self.transactions.iter().map(|(_, o)| o.gas).sum()
+        self.transactions.iter().map(|(_, (_, gas))| gas).sum()
     }
 }
 
@@ -93,47 +78,47 @@ pub struct Figures {
 impl Figures {
     /// Compares what the cluster made with sequential execution. `refused` are transactions refused for good.
     pub fn of(sequential: &Sequential, rounds: &[SealedRound], refused: u64, shards: u32) -> Self {
-        let expected: HashMap<B256, Outcome> = sequential
-            .transactions
+        let transactions = &sequential.transactions;
+        let expected: HashMap<B256, Ending> = transactions
             .iter()
-            .map(|t| (t.hash, t.outcome))
+            .map(|(hash, outcome)| (*hash, (outcome.success, outcome.gas)))
             .collect();
         let mut figures = Self {
-            transactions: sequential.transactions.len() as u64,
+            transactions: transactions.len() as u64,
             refused,
-            sequential_gas: expected.values().map(|o| o.gas).sum(),
+            sequential_gas: transactions.iter().map(|(_, o)| o.gas).sum(),
             header_gas: sequential.header_gas,
             ..Self::default()
         };
         let mut first: BTreeSet<B256> = BTreeSet::new();
         for round in rounds {
-            let transactions = || round.shards.iter().flat_map(|s| &s.transactions);
-            if transactions().next().is_none() {
+            let sealed = || round.shards.iter().flat_map(|s| &s.transactions);
+            if sealed().next().is_none() {
                 continue;
             }
             figures.rounds += 1;
             figures.double_writes += double_writes(round);
             figures.gas += round.shards.iter().map(SealedShard::gas).sum::<u64>();
             figures.critical_gas += round.shards.iter().map(SealedShard::gas).max().unwrap_or(0);
-            for (hash, outcome) in transactions() {
+            for (hash, ending) in sealed() {
                 let Some(sequential) = expected.get(hash) else {
                     continue;
                 };
                 figures.included += 1;
-                figures.outcomes_differ += u64::from(sequential != outcome);
+                figures.outcomes_differ += u64::from(sequential != ending);
                 if figures.rounds == 1 {
                     first.insert(*hash);
                 }
             }
         }
-        for transaction in &sequential.transactions {
-            if !first.contains(&transaction.hash) {
+        for (hash, outcome) in transactions {
+            if !first.contains(hash) {
                 figures.deferred += 1;
-                figures.deferred_gas += transaction.outcome.gas;
+                figures.deferred_gas += outcome.gas;
             }
         }
-        let share = figures.sequential_gas.div_ceil(u64::from(shards));
-        figures.bound_gas = share.max(largest_group_gas(&sequential.transactions));
+        let groups = conflict_groups(transactions.iter().map(|(_, o)| (&o.writes[..], o.gas)));
+        figures.bound_gas = least_critical_gas(&groups, shards);
         figures
     }
 
@@ -217,33 +202,6 @@ fn double_writes(round: &SealedRound) -> u64 {
     doubles
 }
 
-/// Gas of the largest set of transactions that hang together by what they write: none of them can run beside another
-/// without a conflict somewhere along the chain.
-fn largest_group_gas(transactions: &[SequentialTransaction]) -> u64 {
-    let mut groups: Vec<usize> = (0..transactions.len()).collect();
-    let mut writers: HashMap<LockKey, usize> = HashMap::new();
-    for (index, transaction) in transactions.iter().enumerate() {
-        for key in &transaction.keys {
-            let other = *writers.entry(*key).or_insert(index);
-            let (a, b) = (root(&mut groups, index), root(&mut groups, other));
-            groups[a] = b;
-        }
-    }
-    let mut gas: HashMap<usize, u64> = HashMap::new();
-    for (index, transaction) in transactions.iter().enumerate() {
-        *gas.entry(root(&mut groups, index)).or_default() += transaction.outcome.gas;
-    }
-    gas.into_values().max().unwrap_or(0)
-}
-
-fn root(groups: &mut [usize], mut index: usize) -> usize {
-    while groups[index] != index {
-        groups[index] = groups[groups[index]];
-        index = groups[index];
-    }
-    index
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,16 +215,15 @@ mod tests {
         LockKey::account(Address::repeat_byte(n))
     }
 
-    fn ok(gas: u64) -> Outcome {
-        Outcome { success: true, gas }
-    }
-
     /// Four transactions; 1 and 2 write one key, 2 and 3 another.
     fn sequential() -> Sequential {
-        let transaction = |n, gas, keys: &[u8]| SequentialTransaction {
-            hash: hash(n),
-            outcome: ok(gas),
-            keys: keys.iter().map(|k| key(*k)).collect(),
+        let transaction = |n, gas, keys: &[u8]| {
+            let outcome = Outcome {
+                success: true,
+                gas,
+                writes: keys.iter().map(|k| key(*k)).collect(),
+            };
+            (hash(n), outcome)
         };
         Sequential {
             transactions: vec![
@@ -283,7 +240,7 @@ mod tests {
         SealedShard {
             transactions: transactions
                 .iter()
-                .map(|(n, gas)| (hash(*n), ok(*gas)))
+                .map(|(n, gas)| (hash(*n), (true, *gas)))
                 .collect(),
             keys: keys.iter().map(|k| key(*k)).collect(),
         }
@@ -319,8 +276,8 @@ mod tests {
     #[test]
     fn the_bound_is_the_even_share_where_nothing_hangs_together() {
         let mut sequential = sequential();
-        for transaction in &mut sequential.transactions {
-            transaction.keys.clear();
+        for (_, outcome) in &mut sequential.transactions {
+            outcome.writes.clear();
         }
         assert_eq!(Figures::of(&sequential, &[], 0, 2).bound_gas, 120);
     }
