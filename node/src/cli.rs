@@ -1,5 +1,6 @@
 //! The command line of `troika-node`: what can be asked for, and nothing of how it is done.
 
+use crate::gateway::routing::{self, Policy};
 use crate::load::Load;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -130,12 +131,37 @@ pub enum PolicyName {
     Sender,
 }
 
+impl PolicyName {
+    /// The policy of that name.
+    pub fn policy(self) -> Policy {
+        match self {
+            Self::Writes => routing::by_writes,
+            Self::Components => routing::by_components,
+            Self::Sender => routing::by_sender,
+        }
+    }
+}
+
 /// How to reach the store.
 #[derive(Clone, Debug, Args)]
 pub struct StoreArgs {
     /// The members' client addresses, separated by commas.
     #[arg(long, required = true, value_delimiter = ',', value_name = "URLS", value_parser = url)]
     pub store: Vec<String>,
+}
+
+/// Mutual TLS, toward the store and for whoever connects.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TlsArgs {
+    /// Trust certificates that were signed by this one (PEM).
+    #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
+    pub cacert: Option<PathBuf>,
+    /// This process's certificate (PEM).
+    #[arg(long, value_name = "FILE", requires_all = ["cacert", "key"])]
+    pub cert: Option<PathBuf>,
+    /// The key of this process's certificate (PEM).
+    #[arg(long, value_name = "FILE", requires_all = ["cacert", "cert"])]
+    pub key: Option<PathBuf>,
 }
 
 /// `troika-node executor`.
@@ -153,6 +179,9 @@ pub struct ExecutorArgs {
     /// Name in the races; must differ between executors. Default: `executor-` and the port.
     #[arg(long, value_parser = name)]
     pub name: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsArgs,
     /// Serve on other addresses than loopback without TLS.
     #[arg(long)]
     pub insecure: bool,
@@ -179,6 +208,9 @@ pub struct GatewayArgs {
     /// How transactions are grouped into shards.
     #[arg(long, value_enum, default_value_t = PolicyName::Writes)]
     pub policy: PolicyName,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsArgs,
     /// Serve on other addresses than loopback without TLS.
     #[arg(long)]
     pub insecure: bool,
@@ -234,6 +266,9 @@ pub struct BenchExecuteArgs {
     /// Files as `replay` takes them.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// Runs of each block; the fastest counts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub runs: u32,
     /// Shards of a block.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     pub shards: u32,

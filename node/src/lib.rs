@@ -4,6 +4,7 @@
 //! the store over gRPC alone. Only [`dev`] and [`replay`] link `troika-store`, to start members in their own process,
 //! and even they speak to those members over loopback gRPC.
 
+pub mod bench;
 pub mod cli;
 pub mod dev;
 pub mod execution;
@@ -12,4 +13,5 @@ pub mod follow;
 pub mod gateway;
 pub mod load;
 pub mod replay;
+pub mod serve;
 pub mod store_client;

@@ -4,6 +4,7 @@ use crate::load::accounts::{dev_accounts, load_accounts};
 use crate::load::contracts;
 use crate::load::generate::TRANSFER_SENDERS;
 use alloy_primitives::{Address, U256, address};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 use troika_proto::{ChainConfig, Genesis, GenesisAccount, LockRule, Spec};
 
@@ -68,6 +69,41 @@ pub fn genesis(shards: u32, block_time: Duration) -> Genesis {
         config: config(shards, block_time),
         accounts,
     }
+}
+
+/// A genesis in the readable form that `troikactl init` takes.
+pub fn readable(genesis: &Genesis) -> Value {
+    let config = &genesis.config;
+    let account = |account: &GenesisAccount| {
+        let storage = account.storage.iter().map(|(slot, value)| {
+            let text = |number: &U256| format!("{number:#x}");
+            (text(slot), Value::from(text(value)))
+        });
+        json!({
+            "balance": account.balance.to_string(),
+            "nonce": account.nonce,
+            "code": account.code,
+            "storage": storage.collect::<Map<_, _>>(),
+        })
+    };
+    let accounts = genesis.accounts.iter();
+    let accounts = accounts.map(|(address, state)| (address.to_string(), account(state)));
+    json!({
+        "config": {
+            "chain_id": config.chain_id,
+            "shards": config.shards,
+            "shard_gas_limit": config.shard_gas_limit,
+            "lock_rule": config.lock_rule,
+            "elasticity": config.elasticity,
+            "beneficiary": config.beneficiary,
+            "propose_after_ms": config.propose_after_ms,
+            "seal_after_ms": config.seal_after_ms,
+            "seconds_per_slot": config.seconds_per_slot,
+            "genesis_base_fee": config.genesis_base_fee,
+            "genesis_timestamp": config.genesis_timestamp,
+        },
+        "accounts": accounts.collect::<Map<_, _>>(),
+    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,173 @@
+//! `troika-node executor` and `troika-node gateway`: one part of a cluster as a process of its own.
+
+use crate::cli::{ExecutorArgs, GatewayArgs, TlsArgs};
+use crate::executor::{Executor, ExecutorConfig};
+use crate::gateway::{self, Gateway};
+use crate::store_client::{Options, StoreClient, StoreError};
+use anyhow::{Context, bail};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
+
+/// Pause before a gateway looks again whether the store is there.
+const START_PAUSE: Duration = Duration::from_millis(500);
+
+/// Runs an executor until it is told to stop.
+///
+/// # Errors
+/// Arguments that cannot work, or an address that cannot be listened on.
+pub async fn executor(args: ExecutorArgs) -> anyhow::Result<()> {
+    let tls = Tls::read(&args.tls)?;
+    refuse_plain_text(args.listen, tls.is_some(), args.insecure)?;
+    serve_metrics(args.metrics)?;
+    let name = args
+        .name
+        .unwrap_or_else(|| format!("executor-{}", args.listen.port()));
+    let store = store_options(args.store.store, tls.as_ref());
+    let shards = (args.shards.first, args.shards.last);
+    let mut config = ExecutorConfig::new(name, store, shards, args.listen);
+    config.tls = tls.as_ref().map(Tls::server);
+    let executor = Executor::start(config).await?;
+    told_to_stop().await?;
+    executor.shutdown().await;
+    Ok(())
+}
+
+/// Runs a gateway until it is told to stop.
+///
+/// # Errors
+/// Arguments that cannot work, or an address that cannot be listened on.
+pub async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
+    let tls = Tls::read(&args.tls)?;
+    // JSON-RPC is plain text in any case: who wants TLS there puts a proxy before it.
+    refuse_plain_text(args.rpc, false, args.insecure)?;
+    serve_metrics(args.metrics)?;
+    let name = args
+        .name
+        .unwrap_or_else(|| format!("gateway-{}", args.rpc.port()));
+    let store = StoreClient::new(store_options(args.store.store, tls.as_ref()))?;
+    let config = gateway::Config {
+        name,
+        store,
+        executors: args.executors,
+        executor_tls: tls.as_ref().map(Tls::client),
+        rpc: args.rpc,
+        policy: args.policy.policy(),
+    };
+    let handle = loop {
+        match Gateway::start(config.clone()).await {
+            Ok(handle) => break handle,
+            // Started before the store, or before the chain: that is no reason to end.
+            Err(gateway::StartError::Store(
+                error @ (StoreError::NoChain | StoreError::Unavailable { .. }),
+            )) => {
+                tracing::warn!(%error, "waiting for the store");
+                tokio::select! {
+                    stopped = told_to_stop() => return stopped,
+                    () = sleep(START_PAUSE) => {}
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    tracing::info!(rpc = %handle.rpc_addr(), "gateway serves");
+    told_to_stop().await?;
+    handle.shutdown().await;
+    Ok(())
+}
+
+fn store_options(urls: Vec<String>, tls: Option<&Tls>) -> Options {
+    let mut options = Options::new(urls);
+    options.tls = tls.map(Tls::client);
+    options
+}
+
+/// Plain text is for loopback, or for those who ask for it.
+fn refuse_plain_text(listen: SocketAddr, tls: bool, insecure: bool) -> anyhow::Result<()> {
+    if listen.ip().is_loopback() || tls || insecure {
+        return Ok(());
+    }
+    bail!(
+        "{listen} is not on loopback and would be served in plain text: give --cert, --key and --cacert, or --insecure"
+    )
+}
+
+fn serve_metrics(listen: Option<SocketAddr>) -> anyhow::Result<()> {
+    let Some(listen) = listen else {
+        return Ok(());
+    };
+    PrometheusBuilder::new()
+        .with_http_listener(listen)
+        .install()
+        .with_context(|| format!("serving metrics on {listen}"))
+}
+
+/// Ctrl-C, or what an init system sends.
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// Certificates, as they were read.
+struct Tls {
+    ca: Certificate,
+    identity: Identity,
+}
+
+impl Tls {
+    /// `None` where TLS is not asked for.
+    fn read(args: &TlsArgs) -> anyhow::Result<Option<Self>> {
+        let (Some(ca), Some(cert), Some(key)) = (&args.cacert, &args.cert, &args.key) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            ca: Certificate::from_pem(read(ca)?),
+            identity: Identity::from_pem(read(cert)?, read(key)?),
+        }))
+    }
+
+    fn client(&self) -> ClientTlsConfig {
+        ClientTlsConfig::new()
+            .ca_certificate(self.ca.clone())
+            .identity(self.identity.clone())
+    }
+
+    fn server(&self) -> ServerTlsConfig {
+        ServerTlsConfig::new()
+            .client_ca_root(self.ca.clone())
+            .identity(self.identity.clone())
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_stays_on_loopback_unless_asked_for() {
+        let loopback = "127.0.0.1:1".parse().expect("an address");
+        let public = "0.0.0.0:1".parse().expect("an address");
+        assert!(refuse_plain_text(loopback, false, false).is_ok());
+        assert!(refuse_plain_text(public, true, false).is_ok());
+        assert!(refuse_plain_text(public, false, true).is_ok());
+        let error = refuse_plain_text(public, false, false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("--insecure") && error.contains("0.0.0.0:1"),
+            "{error}"
+        );
+    }
+}
