@@ -9,7 +9,6 @@ pub mod db;
 pub mod limits;
 pub mod raft;
 pub mod runtime;
-pub mod server;
 pub mod service;
 pub mod state;
 #[doc(hidden)]

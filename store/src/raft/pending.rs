@@ -434,7 +434,7 @@ mod tests {
 
     fn conflict() -> Outcome {
         answered(Decision::Conflict(vec![Holder {
-            key: LockKey::account(Default::default()),
+            key: LockKey::Account(Default::default()),
             shard: 3,
             revision: 4,
         }]))

@@ -1,5 +1,1 @@
 //! Properties of the machine.
-
-mod build;
-mod equal;
-mod verify;
