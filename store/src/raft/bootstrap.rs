@@ -14,7 +14,7 @@ use futures::future::join_all;
 use troika_proto::member::v1 as wire;
 
 use super::config::{CALL_TIMEOUT, HELLO_PAUSE};
-use super::core::{Core, Leadership};
+use super::core::Core;
 use super::error::Stopped;
 use super::identity::hex;
 use super::network::{Kind, MemberId};
@@ -130,7 +130,7 @@ pub async fn run(core: Arc<Core>) {
         {
             return core.end(Stopped::Failed(reason));
         }
-        Runtime::sleep(HELLO_PAUSE).await;
+        core.pause(HELLO_PAUSE).await;
     }
 }
 
@@ -197,14 +197,9 @@ fn own_node(core: &Core) -> MemberNode {
 /// While no leader is heard of, asks the others whether this member still belongs to them.
 pub async fn stay(core: Arc<Core>) {
     let silence = core.config.election * 6;
-    let mut alone_since = Runtime::now();
     while core.is_running() {
-        Runtime::sleep(core.config.election).await;
-        if !matches!(core.leadership(), Leadership::Unknown) {
-            alone_since = Runtime::now();
-            continue;
-        }
-        if Runtime::now() - alone_since < silence {
+        core.pause(core.config.election).await;
+        if core.has_leader(silence) {
             continue;
         }
         let mut who: BTreeMap<_, _> = core.config.members.clone();

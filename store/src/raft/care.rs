@@ -76,7 +76,7 @@ pub async fn watch_space(core: Arc<Core>) {
             }
             Err(error) => tracing::warn!(%error, "cannot measure the free space"),
         }
-        Runtime::sleep(SPACE_PAUSE).await;
+        core.pause(SPACE_PAUSE).await;
     }
 }
 
@@ -95,7 +95,7 @@ pub async fn watch_disk(core: Arc<Core>) {
 /// Compares state hashes with the others, and on the leader raises the feature level when all understand a higher one.
 pub async fn compare(core: Arc<Core>) {
     while core.is_running() {
-        Runtime::sleep(CARE_PAUSE).await;
+        core.pause(CARE_PAUSE).await;
         if let Some(why) = differs(&core).await {
             return core.end(why);
         }

@@ -1,8 +1,10 @@
 //! What all parts of a running member share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
 
@@ -12,7 +14,7 @@ use super::identity::Incarnation;
 use super::machine_store::{MachineStore, Shared};
 use super::network::MemberId;
 use super::peers::{Peer, Peers};
-use super::pending::Waiting;
+use super::pending::{Waiting, lock};
 use super::reads::Reads;
 use super::stamps::Stamps;
 use super::types::{MemberNode, TypeConfig};
@@ -53,6 +55,8 @@ pub struct Core {
     pub(super) changing: tokio::sync::Mutex<()>,
     /// Why writes are refused, empty if they are not.
     pub(super) refusing: watch::Sender<String>,
+    /// When the leader was heard last.
+    pub(super) heard: Mutex<Instant>,
     /// Free bytes of the data directory's disk, as last measured.
     pub(super) free_bytes: AtomicU64,
     /// Length of the state file in bytes, as last measured.
@@ -143,6 +147,35 @@ impl Core {
             let error = self.fault().unwrap_or(ProposeError::Stopping);
             self.waiting.close(&error);
         }
+    }
+
+    /// A leader's message has come.
+    pub(super) fn note_leader(&self) {
+        *lock(&self.heard) = Runtime::now();
+    }
+
+    /// True if this member has a leader that it hears of, or is one that a majority answers. (openraft remembers a leader
+    /// however long it is silent.)
+    pub(super) fn has_leader(&self, silence: Duration) -> bool {
+        match self.leadership() {
+            Leadership::Unknown => false,
+            Leadership::Other(_) => Runtime::now() - *lock(&self.heard) < silence,
+            Leadership::Own => {
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                let alone = metrics.membership_config.voter_ids().count() <= 1;
+                alone
+                    || metrics
+                        .last_quorum_acked
+                        .is_some_and(|at| at.elapsed() < silence)
+            }
+        }
+    }
+
+    /// Waits, but not beyond the member's end.
+    pub(super) async fn pause(&self, pause: Duration) {
+        // Either way the wait is over.
+        let _ = Runtime::timeout(pause, self.until_end()).await;
     }
 
     /// True until the member ends.

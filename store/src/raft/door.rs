@@ -110,12 +110,16 @@ impl Door {
             payload: Bytes::new(),
             ..first.clone()
         };
-        let requests = futures::stream::iter([first]).chain(rest).map(|message| {
-            let read = messages::append_from(message.payload);
-            read.inspect_err(
-                |error| tracing::warn!(from = message.from, %error, "entries cannot be read"),
-            )
-        });
+        let hearing = self.core.clone();
+        let requests = futures::stream::iter([first])
+            .chain(rest)
+            .map(move |message| {
+                hearing.note_leader();
+                let read = messages::append_from(message.payload);
+                read.inspect_err(
+                    |error| tracing::warn!(from = message.from, %error, "entries cannot be read"),
+                )
+            });
         // What cannot be read ends the stream; the leader sends it again from what is acknowledged.
         let requests = requests.take_while(|request| futures::future::ready(request.is_ok()));
         let requests = requests.filter_map(|request| futures::future::ready(request.ok()));
@@ -167,6 +171,7 @@ impl Door {
                 let previous = request.prev_log_id.clone();
                 let last = request.entries.last().map(|entry| entry.log_id.clone());
                 let last = last.or_else(|| previous.clone());
+                core.note_leader();
                 let appended = core
                     .raft
                     .append_entries(request)

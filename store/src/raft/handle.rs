@@ -279,7 +279,9 @@ impl Handle {
             dirty_bytes: core.shared.unwritten_bytes() as u64,
             queued_bytes: core.waiting.budget.used() as u64,
             writes_refused: core.refusing.borrow().clone(),
-            caught_up: leader != 0 && applied >= committed && role != Role::Stopping,
+            caught_up: core.has_leader(core.config.election * 4)
+                && applied >= committed
+                && role != Role::Stopping,
         }
     }
 

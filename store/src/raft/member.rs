@@ -1,7 +1,7 @@
 //! A member as a value: started from what it is given, ended by a returned event.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use tokio::sync::watch;
@@ -91,6 +91,7 @@ impl Member {
             stamps: Stamps::default(),
             changing: tokio::sync::Mutex::new(()),
             refusing: watch::Sender::new(String::new()),
+            heard: Mutex::new(Runtime::now()),
             free_bytes: AtomicU64::new(0),
             state_bytes: AtomicU64::new(0),
             ended: watch::Sender::new(None),

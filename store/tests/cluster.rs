@@ -1,0 +1,391 @@
+//! Three members and more in one process: each test is named after what must hold.
+
+mod support;
+
+use std::time::Duration;
+
+use support::*;
+use troika_store::raft::{AdminError, Role, Stopped};
+use troika_store::runtime::Runtime;
+use troika_store::state::{Command, Decision};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_member_takes_proposals_and_all_racers_hear_one_winner() {
+    let cluster = Cluster::start(3).await;
+    init(cluster.handle(2)).await;
+    let round = open(cluster.handle(3)).await;
+    let mut racing = Vec::new();
+    for shard in 0..SHARDS - 1 {
+        for (id, name) in [(1, "a"), (2, "b"), (3, "c"), (1, "d")] {
+            let handle = cluster.handle(id).clone();
+            racing.push(async move {
+                let command = proposal(round, shard, shard, 1, name);
+                (shard, propose(&handle, command).await)
+            });
+        }
+    }
+    let mut winners = std::collections::BTreeMap::new();
+    for (shard, proposed) in futures::future::join_all(racing).await {
+        let Decision::Winner(winner) = proposed.answer.decision else {
+            panic!("shard {shard}: {:?}", proposed.answer.decision);
+        };
+        assert!(winner.revision <= proposed.answer.revision);
+        assert_eq!(
+            winners.entry(shard).or_insert_with(|| winner.clone()),
+            &winner
+        );
+    }
+    // A loser needs no entry of its own: far fewer entries than submissions were logged.
+    let logged = cluster.handle(1).status().last_log_index;
+    assert!(logged < 4 * u64::from(SHARDS), "{logged} entries");
+    cluster.settled().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_group_goes_on_when_its_leader_is_killed_and_takes_it_back() {
+    let mut cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let mut winners = blocks(cluster.handle(1), 1, 3).await;
+    let leader = cluster.leader().await;
+    cluster.kill(leader);
+    let other = *cluster.members.keys().next().unwrap();
+    winners.extend(blocks(cluster.handle(other), 4, 3).await);
+    cluster.run(leader).await;
+    cluster.settled().await;
+    for ((round, shard), hash) in &winners {
+        for member in cluster.members.values() {
+            let winner = member
+                .handle
+                .read(|machine| machine.winner_of(*round, *shard))
+                .unwrap();
+            assert_eq!(&winner.shard_hash.to_string(), hash);
+        }
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_decisions_survive_the_death_of_all_members_at_once() {
+    let mut cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let winners = blocks(cluster.handle(2), 1, 3).await;
+    for id in 1..=3 {
+        cluster.kill(id);
+        cluster.disks[&id].power_cut(id);
+    }
+    for id in 1..=3 {
+        cluster.run(id).await;
+    }
+    cluster.leader().await;
+    let deadline = Runtime::now() + LONG;
+    for id in 1..=3 {
+        cluster.handle(id).linearize(deadline).await.unwrap();
+        for ((round, shard), hash) in &winners {
+            let winner = cluster
+                .handle(id)
+                .read(|machine| machine.winner_of(*round, *shard))
+                .unwrap();
+            assert_eq!(&winner.shard_hash.to_string(), hash);
+        }
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_on_any_member_see_what_was_acknowledged_before_them() {
+    let cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    for nonce in 1..20 {
+        let writer = cluster.handle(nonce % 3 + 1);
+        let reader = cluster.handle((nonce + 1) % 3 + 1);
+        let round = open(writer).await;
+        let decided = propose(writer, proposal(round, 0, 0, nonce, "a")).await;
+        let deadline = Runtime::now() + LONG;
+        reader.linearize(deadline).await.unwrap();
+        assert!(reader.read(|machine| machine.winner_of(round, 0)).is_some());
+        let third = cluster.handle((nonce + 2) % 3 + 1);
+        third
+            .wait_revision(decided.answer.revision, deadline)
+            .await
+            .unwrap();
+        assert!(third.read(|machine| machine.winner_of(round, 0)).is_some());
+        Runtime::sleep(Duration::from_millis(110)).await;
+        let seal = Command::SealRound {
+            round,
+            waited_ms: 0,
+        };
+        let sealed = propose(reader, seal).await;
+        assert!(
+            matches!(sealed.answer.decision, Decision::Closed(_)),
+            "{sealed:?}"
+        );
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_off_member_answers_what_is_decided_and_nothing_else() {
+    let cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let round = open(cluster.handle(1)).await;
+    propose(cluster.handle(1), proposal(round, 0, 0, 1, "a")).await;
+    cluster.settled().await;
+    let leader = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.hub.cut(leader, id);
+    }
+    let alone = cluster.handle(leader);
+    let decided = propose(alone, proposal(round, 0, 0, 1, "b")).await;
+    assert!(
+        matches!(decided.answer.decision, Decision::Winner(winner) if &*winner.executor == "a")
+    );
+    let soon = Runtime::now() + Duration::from_millis(700);
+    let undecided = alone.propose_by(proposal(round, 1, 1, 1, "b"), soon).await;
+    assert!(undecided.is_err(), "{undecided:?}");
+    assert!(
+        alone
+            .linearize(soon + Duration::from_millis(300))
+            .await
+            .is_err()
+    );
+    // The others go on, and what they decide is what the one alone hears in the end.
+    let other = cluster.handle(leader % 3 + 1);
+    let theirs = propose(other, proposal(round, 1, 1, 1, "c")).await;
+    cluster.hub.heal();
+    let ours = propose(alone, proposal(round, 1, 1, 1, "b")).await;
+    assert_eq!(ours.answer.decision, theirs.answer.decision);
+    cluster.settled().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_voter_is_refused_under_its_old_id() {
+    let mut cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    blocks(cluster.handle(1), 1, 2).await;
+    let leader = cluster.leader().await;
+    let victim = leader % 3 + 1;
+    cluster.kill(victim);
+    cluster.disks.insert(victim, Default::default());
+    let wiped = cluster.run(victim).await;
+    let why = Runtime::timeout(LONG, wiped.stopped()).await.unwrap();
+    assert!(
+        matches!(why, Stopped::Wiped { id, .. } if id == victim),
+        "{why:?}"
+    );
+    assert!(why.to_string().contains("--join"), "{why}");
+    assert_ne!(why.exit_code(), 0);
+    cluster.members.remove(&victim);
+    // Under a new id it may come back.
+    cluster.handle(leader).remove(victim).await.unwrap();
+    cluster.run(4).await;
+    cluster
+        .handle(leader)
+        .add_learner(4, address(4), String::new())
+        .await
+        .unwrap();
+    promote(&cluster, leader, 4).await;
+    blocks(cluster.handle(4), 3, 1).await;
+    cluster.settled().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_two_clusters_do_not_mix() {
+    let one = Cluster::start(1).await;
+    let mut two = Cluster::start(3).await;
+    // Member 1 of the first cluster is put where the second one's was.
+    two.kill(1);
+    let stranger = one.disks[&1].clone();
+    one.shutdown().await;
+    two.disks.insert(1, stranger);
+    let handle = two.run(1).await;
+    init(two.handle(2)).await;
+    Runtime::sleep(Duration::from_millis(500)).await;
+    assert_eq!(handle.position().revision, 0);
+    assert_ne!(handle.cluster_id(), two.handle(2).cluster_id());
+    two.shutdown().await;
+}
+
+async fn promote(cluster: &Cluster, by: u64, id: u64) {
+    let deadline = Runtime::now() + LONG;
+    loop {
+        match cluster.handle(by).promote(id).await {
+            Ok(()) => return,
+            Err(AdminError::Busy(_)) if Runtime::now() < deadline => {
+                Runtime::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn remove(cluster: &Cluster, by: u64, id: u64) {
+    let deadline = Runtime::now() + LONG;
+    loop {
+        match cluster.handle(by).remove(id).await {
+            Ok(()) => return,
+            Err(AdminError::Busy(_)) if Runtime::now() < deadline => {
+                Runtime::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_group_grows_and_shrinks_while_it_works_and_never_uses_an_id_twice() {
+    let mut cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let mut nonce = 1;
+    for id in [4, 5, 6] {
+        cluster.run(id).await;
+        cluster
+            .handle(2)
+            .add_learner(id, address(id), String::new())
+            .await
+            .unwrap();
+        promote(&cluster, 1, id).await;
+        blocks(cluster.handle(id), nonce, 1).await;
+        nonce += 1;
+        if id == 4 {
+            // 3 -> 4 -> 3, the leader among those that go at some point.
+            let leader = cluster.leader().await;
+            let rest = (1..=4).find(|id| *id != leader).unwrap();
+            let gone = cluster.handle(leader).clone();
+            remove(&cluster, rest, leader).await;
+            let why = Runtime::timeout(LONG, gone.stopped()).await.unwrap();
+            assert_eq!(why, Stopped::Removed(leader));
+            cluster.members.remove(&leader);
+            let again = cluster
+                .handle(rest)
+                .add_learner(leader, address(leader), String::new())
+                .await;
+            assert!(matches!(again, Err(AdminError::Refused(_))), "{again:?}");
+            if leader <= 2 {
+                // The loop speaks to members 1 and 2.
+                cluster.settled().await;
+                return cluster.shutdown().await;
+            }
+        }
+    }
+    assert_eq!(
+        cluster
+            .handle(1)
+            .members()
+            .iter()
+            .filter(|member| member.voter)
+            .count(),
+        5
+    );
+    remove(&cluster, 1, 6).await;
+    let again = cluster
+        .handle(1)
+        .add_learner(6, address(6), String::new())
+        .await;
+    assert!(matches!(again, Err(AdminError::Refused(_))), "{again:?}");
+    cluster.members.remove(&6);
+    blocks(cluster.handle(2), nonce, 1).await;
+    cluster.settled().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_would_stop_the_group_is_refused() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let down = leader % 3 + 1;
+    let up = down % 3 + 1;
+    cluster.kill(down);
+    Runtime::sleep(Duration::from_millis(1_200)).await;
+    let refused = cluster.handle(leader).remove(up).await;
+    assert!(
+        matches!(&refused, Err(AdminError::Refused(why)) if why.contains("majority")),
+        "{refused:?}"
+    );
+    cluster.handle(leader).remove(down).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_where_it_is_sent() {
+    let cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    for to in [3, 1, 2] {
+        cluster.handle(2).transfer_leadership(to).await.unwrap();
+        assert_eq!(cluster.leader().await, to);
+        open(cluster.handle(1)).await;
+    }
+    let nobody = cluster.handle(1).transfer_leadership(9).await;
+    assert!(matches!(nobody, Err(AdminError::Refused(_))), "{nobody:?}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopping_leader_hands_over_and_no_call_that_is_repeated_fails() {
+    let mut cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let leader = cluster.leader().await;
+    let other = cluster.handle(leader % 3 + 1).clone();
+    let load = tokio::spawn(async move { blocks(&other, 1, 20).await.len() });
+    Runtime::sleep(Duration::from_millis(50)).await;
+    let started = Runtime::now();
+    cluster.handle(leader).shutdown().await;
+    assert_eq!(cluster.handle(leader).stopped().await, Stopped::Requested);
+    assert_eq!(cluster.handle(leader).status().role, Role::Stopping);
+    cluster.members.remove(&leader);
+    assert_ne!(cluster.leader().await, leader);
+    assert!(Runtime::now() - started < Duration::from_secs(5));
+    assert_eq!(load.await.unwrap(), 20 * SHARDS as usize);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_disk_fails_ends_with_a_reason_and_the_others_go_on() {
+    let mut cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let leader = cluster.leader().await;
+    let disk = cluster.disks[&leader].clone();
+    disk.fail_after(0, std::io::ErrorKind::Other);
+    let failing = cluster.handle(leader).clone();
+    let other = cluster.handle(leader % 3 + 1).clone();
+    blocks(&other, 1, 2).await;
+    let why = Runtime::timeout(LONG, failing.stopped()).await.unwrap();
+    assert!(
+        matches!(&why, Stopped::Failed(text) if text.contains("log.redb")),
+        "{why}"
+    );
+    assert_eq!(why.exit_code(), 1);
+    cluster.members.remove(&leader);
+    blocks(&other, 3, 1).await;
+    cluster.settled().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_are_refused_below_the_reserve_and_resume_by_themselves() {
+    let mut cluster = Cluster::named([1]);
+    let mut config = cluster.config(1);
+    config.reserve_bytes = 1_000;
+    let handle = cluster.try_run(config).await.unwrap();
+    cluster.leader().await;
+    init(&handle).await;
+    cluster.disks[&1].set_free_bytes(999);
+    until("writes refused", || {
+        (!handle.status().writes_refused.is_empty()).then_some(())
+    })
+    .await;
+    let refused = handle.propose(open_round()).await;
+    assert!(
+        matches!(refused, Err(troika_store::raft::ProposeError::NoSpace(_))),
+        "{refused:?}"
+    );
+    cluster.disks[&1].set_free_bytes(1_000_000);
+    until("writes admitted", || {
+        handle.status().writes_refused.is_empty().then_some(())
+    })
+    .await;
+    open(&handle).await;
+    cluster.shutdown().await;
+}

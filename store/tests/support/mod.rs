@@ -1,0 +1,462 @@
+//! A cluster in one process: members over a network in memory and disks in memory, which a test cuts and heals.
+#![allow(dead_code)] // Each test binary uses a part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use tokio_util::sync::CancellationToken;
+use troika_proto::{
+    AccountDiff, Address, ChainConfig, Delta, Diff, Genesis, GenesisAccount, LockRule, Receipt,
+    Shard, ShardBody, Spec, U256,
+};
+use troika_store::clock::SystemClock;
+use troika_store::db::OpenError;
+use troika_store::db::crash::CrashDisk;
+use troika_store::raft::network::{Envelope, Incoming, Lane, Network, NetworkError, Outgoing};
+use troika_store::raft::{Deps, Door, Handle, Member, MemberConfig, Proposed, Role, StartError};
+use troika_store::runtime::Runtime;
+use troika_store::state::{AcceptShard, Command, Decision, OpenRound, OpenTarget};
+
+pub const SHARDS: u32 = 16;
+pub const RICH: u64 = 1_000_000_000_000_000;
+/// No test waits longer for anything.
+pub const LONG: Duration = Duration::from_secs(20);
+
+/// Knows every door, and which of them cannot reach each other.
+#[derive(Default)]
+pub struct Hub {
+    doors: Mutex<BTreeMap<String, Door>>,
+    cut: Mutex<BTreeSet<(String, String)>>,
+    /// Ends what runs between two members when they are cut.
+    links: Mutex<BTreeMap<(String, String), CancellationToken>>,
+}
+
+impl Hub {
+    fn link(&self, from: &str, to: &str) -> CancellationToken {
+        let mut links = self.links.lock().unwrap();
+        links.entry((from.into(), to.into())).or_default().clone()
+    }
+
+    fn is_cut(&self, from: &str, to: &str) -> bool {
+        let cut = self.cut.lock().unwrap();
+        cut.contains(&(from.into(), to.into())) || cut.contains(&(to.into(), from.into()))
+    }
+
+    fn break_links(&self, touches: impl Fn(&str, &str) -> bool) {
+        let mut links = self.links.lock().unwrap();
+        links.retain(|(from, to), token| {
+            let broken = touches(from, to);
+            if broken {
+                token.cancel();
+            }
+            !broken
+        });
+    }
+
+    /// Cuts two members off each other.
+    pub fn cut(&self, one: u64, other: u64) {
+        let (one, other) = (address(one), address(other));
+        self.cut
+            .lock()
+            .unwrap()
+            .insert((one.clone(), other.clone()));
+        self.break_links(|from, to| (from == one && to == other) || (from == other && to == one));
+    }
+
+    /// Everybody reaches everybody again.
+    pub fn heal(&self) {
+        self.cut.lock().unwrap().clear();
+    }
+}
+
+pub fn address(id: u64) -> String {
+    format!("member-{id}:1")
+}
+
+/// One process's end of the network. Dead once its process is.
+struct Wire {
+    hub: Arc<Hub>,
+    own: String,
+    dead: CancellationToken,
+}
+
+impl Wire {
+    fn door(&self, address: &str) -> Result<(Door, CancellationToken), NetworkError> {
+        let unreachable = |reason: &str| NetworkError::Unreachable {
+            address: address.into(),
+            reason: reason.into(),
+        };
+        if self.dead.is_cancelled() || self.hub.is_cut(&self.own, address) {
+            return Err(unreachable("cut"));
+        }
+        let doors = self.hub.doors.lock().unwrap();
+        let door = doors
+            .get(address)
+            .cloned()
+            .ok_or_else(|| unreachable("nobody is there"))?;
+        Ok((door, self.hub.link(&self.own, address)))
+    }
+}
+
+impl Network for Wire {
+    fn call(
+        &self,
+        address: &str,
+        _lane: Lane,
+        message: Envelope,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Envelope, NetworkError>> {
+        let door = self.door(address);
+        let address = address.to_owned();
+        async move {
+            let (door, link) = door?;
+            // In a task of its own, as a server runs it: a caller that gives up does not stop it.
+            let answer = Runtime::spawn(async move { door.call(message).await });
+            let unreachable = || NetworkError::Unreachable {
+                address: address.clone(),
+                reason: "cut".into(),
+            };
+            tokio::select! {
+                biased;
+                () = link.cancelled() => Err(unreachable()),
+                answer = Runtime::timeout(timeout, answer) => match answer {
+                    Ok(Ok(answer)) => Ok(answer),
+                    Ok(Err(_)) => Err(unreachable()),
+                    Err(_) => Err(NetworkError::Timeout { address: address.clone(), timeout }),
+                },
+            }
+        }
+        .boxed()
+    }
+
+    fn stream(
+        &self,
+        address: &str,
+        _lane: Lane,
+        outgoing: Outgoing,
+    ) -> BoxFuture<'static, Result<Incoming, NetworkError>> {
+        let door = self.door(address);
+        let address = address.to_owned();
+        async move {
+            let (door, link) = door?;
+            // Both ways through queues, as over a wire: each end runs by itself.
+            let (to_door, requests) = tokio::sync::mpsc::channel(16);
+            let (to_caller, answers) = tokio::sync::mpsc::channel(16);
+            let ended = link.clone();
+            Runtime::spawn(async move {
+                let mut outgoing = Box::pin(outgoing.take_until(ended.cancelled_owned()));
+                while let Some(message) = outgoing.next().await {
+                    if to_door.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let requests = tokio_stream::wrappers::ReceiverStream::new(requests).boxed();
+            Runtime::spawn(async move {
+                let replies = door
+                    .stream(requests)
+                    .take_until(link.clone().cancelled_owned());
+                let mut replies = Box::pin(replies);
+                while let Some(reply) = replies.next().await {
+                    if to_caller.send(Ok(reply)).await.is_err() {
+                        return;
+                    }
+                }
+                if link.is_cancelled() {
+                    let reason = "cut".into();
+                    let _ = to_caller
+                        .send(Err(NetworkError::Unreachable { address, reason }))
+                        .await;
+                }
+            });
+            Ok(tokio_stream::wrappers::ReceiverStream::new(answers).boxed())
+        }
+        .boxed()
+    }
+}
+
+/// A running member of a [`Cluster`].
+pub struct Running {
+    pub handle: Handle,
+    dead: CancellationToken,
+}
+
+/// Members and what they stand on.
+pub struct Cluster {
+    pub hub: Arc<Hub>,
+    pub disks: BTreeMap<u64, CrashDisk>,
+    pub members: BTreeMap<u64, Running>,
+    named: BTreeMap<u64, String>,
+}
+
+impl Cluster {
+    /// Members 1 to `count`, started, with a leader.
+    pub async fn start(count: u64) -> Self {
+        let mut cluster = Self::named(1..=count);
+        for id in 1..=count {
+            cluster.run(id).await;
+        }
+        cluster.leader().await;
+        cluster
+    }
+
+    /// Nobody runs yet.
+    pub fn named(ids: impl IntoIterator<Item = u64>) -> Self {
+        Self {
+            hub: Arc::default(),
+            disks: BTreeMap::new(),
+            members: BTreeMap::new(),
+            named: ids.into_iter().map(|id| (id, address(id))).collect(),
+        }
+    }
+
+    pub fn config(&self, id: u64) -> MemberConfig {
+        let mut config = MemberConfig::new(id, address(id), format!("client-{id}:1"));
+        config.members = self.named.clone();
+        config.join = !self.named.contains_key(&id);
+        config.heartbeat = Duration::from_millis(60);
+        config.election = Duration::from_millis(300);
+        config.reserve_bytes = 0;
+        config
+    }
+
+    pub async fn try_run(&mut self, config: MemberConfig) -> Result<Handle, StartError> {
+        let id = config.id;
+        let dead = CancellationToken::new();
+        let wire = Wire {
+            hub: self.hub.clone(),
+            own: config.peer_addr.clone(),
+            dead: dead.clone(),
+        };
+        let deps = Deps {
+            files: Arc::new(self.disks.entry(id).or_default().clone()),
+            clock: Arc::new(SystemClock),
+            network: Arc::new(wire),
+            observer: None,
+            config: config.clone(),
+        };
+        let handle = Member::start(deps).await?;
+        self.hub
+            .doors
+            .lock()
+            .unwrap()
+            .insert(config.peer_addr, handle.door());
+        let running = Running {
+            handle: handle.clone(),
+            dead,
+        };
+        self.members.insert(id, running);
+        Ok(handle)
+    }
+
+    /// Starts a member on its disk.
+    pub async fn run(&mut self, id: u64) -> Handle {
+        let deadline = Runtime::now() + LONG;
+        loop {
+            match self.try_run(self.config(id)).await {
+                Ok(handle) => return handle,
+                // A member that was shut down lets go of its directory when its last task has ended.
+                Err(StartError::Directory(OpenError::InUse)) if Runtime::now() < deadline => {
+                    Runtime::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("member {id} does not start: {error}"),
+            }
+        }
+    }
+
+    /// Kills a member's process: nothing of it goes out any more, to the network or to the disk.
+    pub fn kill(&mut self, id: u64) {
+        if let Some(running) = self.members.remove(&id) {
+            running.dead.cancel();
+            let address = address(id);
+            self.hub.doors.lock().unwrap().remove(&address);
+            self.hub
+                .break_links(|from, to| from == address || to == address);
+            self.disks[&id].kill();
+        }
+    }
+
+    pub fn handle(&self, id: u64) -> &Handle {
+        &self.members[&id].handle
+    }
+
+    /// The member that leads, once all that run agree on one that runs.
+    pub async fn leader(&self) -> u64 {
+        let agreed = || {
+            let mut leaders = self
+                .members
+                .values()
+                .map(|member| member.handle.position().leader);
+            let first = leaders.next()?;
+            let leads = self.members.get(&first)?.handle.status().role == Role::Leader;
+            (leads && leaders.all(|leader| leader == first)).then_some(first)
+        };
+        until("a leader", agreed).await
+    }
+
+    /// All running members have applied the same.
+    pub async fn settled(&self) {
+        until("all members equal", || {
+            let mut at = self.members.values().map(|member| {
+                let position = member.handle.position();
+                (
+                    position.log_index,
+                    position.revision,
+                    member.handle.read(|machine| machine.state_hash()),
+                )
+            });
+            let first = at.next()?;
+            at.all(|other| other == first).then_some(())
+        })
+        .await;
+    }
+
+    pub async fn shutdown(self) {
+        let stopping = self.members.values().map(|member| member.handle.shutdown());
+        futures::future::join_all(stopping).await;
+        // The doors hold the members, and those the network.
+        self.hub.doors.lock().unwrap().clear();
+    }
+}
+
+/// Waits for something, and fails the test with its name after [`LONG`].
+pub async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Runtime::now() + LONG;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Runtime::now() < deadline, "waited too long for: {what}");
+        Runtime::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn account(number: u32) -> Address {
+    let mut bytes = [0x11; 20];
+    bytes[16..].copy_from_slice(&(number + 1).to_be_bytes());
+    bytes.into()
+}
+
+pub fn genesis() -> Genesis {
+    let accounts = (0..SHARDS * 2).map(|number| {
+        let rich = GenesisAccount {
+            balance: U256::from(RICH),
+            ..GenesisAccount::default()
+        };
+        (account(number), rich)
+    });
+    Genesis {
+        config: ChainConfig {
+            chain_id: 1337,
+            shards: SHARDS,
+            shard_gas_limit: 1 << 24,
+            lock_rule: LockRule::Commuting,
+            elasticity: 2,
+            beneficiary: Address::repeat_byte(0xfe),
+            propose_after_ms: 50,
+            seal_after_ms: 100,
+            seconds_per_slot: 0,
+            spec: Spec::Osaka,
+            genesis_base_fee: 7,
+            genesis_timestamp: 1_700_000_000,
+            registry: Address::ZERO,
+            epoch_length: 0,
+            share_cap: 0,
+            fixed: None,
+        },
+        accounts: accounts.collect(),
+    }
+}
+
+/// A proposal for `shard` of the block in which its payer's nonce becomes `nonce`. Different executors' ones differ.
+pub fn proposal(round: u64, shard: u32, payer: u32, nonce: u64, executor: &str) -> Command {
+    let paid = AccountDiff {
+        balance: Delta::fall(U256::from(1_000_u64 + 21_000 * 1_000)),
+        nonce: Some(nonce),
+        ..AccountDiff::default()
+    };
+    let credit = AccountDiff {
+        balance: Delta::rise(U256::from(1_000)),
+        ..AccountDiff::default()
+    };
+    let diff = Diff {
+        accounts: BTreeMap::from([(account(payer), paid), (account(SHARDS), credit)]),
+    };
+    let body = ShardBody {
+        transactions: vec![format!("{executor} {round} {shard}").into_bytes().into()],
+        receipts: vec![Receipt {
+            tx_type: 2,
+            success: true,
+            cumulative_gas: 21_000,
+            logs: Vec::new(),
+        }],
+        diff,
+    };
+    let shard = Arc::new(Shard::new(shard, body, U256::from(5), LockRule::Commuting));
+    Command::AcceptShard(AcceptShard::new(round, executor.into(), shard))
+}
+
+pub fn open_round() -> Command {
+    Command::OpenRound(Arc::new(OpenRound {
+        opener: "test".into(),
+        clock_ms: 0,
+        target: OpenTarget::Build {
+            parent: None,
+            reservations: Vec::new(),
+        },
+    }))
+}
+
+pub async fn propose(handle: &Handle, command: Command) -> Proposed {
+    let deadline = Runtime::now() + LONG;
+    loop {
+        match handle.propose_by(command.clone(), deadline).await {
+            Ok(proposed) => return proposed,
+            Err(error) => {
+                assert!(Runtime::now() < deadline, "not decided: {error}");
+                Runtime::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+pub async fn init(handle: &Handle) {
+    let started = propose(handle, Command::InitChain(Arc::new(genesis()))).await;
+    assert!(
+        matches!(started.answer.decision, Decision::ChainStarted { .. }),
+        "{started:?}"
+    );
+}
+
+pub async fn open(handle: &Handle) -> u64 {
+    match propose(handle, open_round()).await.answer.decision {
+        Decision::Opened { round, .. } => round,
+        other => panic!("no round: {other:?}"),
+    }
+}
+
+/// Makes whole blocks through `handle` and returns every winner: (round, shard) -> hash.
+pub async fn blocks(handle: &Handle, first_nonce: u64, count: u64) -> BTreeMap<(u64, u32), String> {
+    let mut winners = BTreeMap::new();
+    for nonce in first_nonce..first_nonce + count {
+        let round = open(handle).await;
+        let racing =
+            (0..SHARDS).map(|shard| propose(handle, proposal(round, shard, shard, nonce, "a")));
+        for (shard, proposed) in futures::future::join_all(racing)
+            .await
+            .into_iter()
+            .enumerate()
+        {
+            match proposed.answer.decision {
+                Decision::Winner(winner) => {
+                    winners.insert((round, shard as u32), winner.shard_hash.to_string());
+                }
+                other => panic!("round {round} shard {shard} nonce {nonce}: {other:?}"),
+            }
+        }
+    }
+    winners
+}
