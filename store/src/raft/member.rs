@@ -76,7 +76,7 @@ impl Member {
         let raft = Raft::new(config.id, consensus, links, log.clone(), storage.machine)
             .await
             .map_err(|error| StartError::Recovery(error.to_string()))?;
-        Runtime::spawn(compaction::run(raft.clone(), shared.clone(), log.clone()));
+        let compaction = compaction::run(raft.clone(), shared.clone(), log.clone());
         let core = Arc::new(Core {
             waiting: Waiting::new(config.queue_bytes),
             config,
@@ -98,6 +98,15 @@ impl Member {
             stopping: watch::Sender::new(false),
         });
         run(&core);
+        let ended = core.clone();
+        Runtime::spawn(async move {
+            // It holds what it waits for, so it would not end by itself.
+            tokio::select! {
+                biased;
+                _ = ended.until_end() => {}
+                () = compaction => {}
+            }
+        });
         Ok(Handle { core })
     }
 }

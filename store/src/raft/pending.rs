@@ -434,7 +434,10 @@ mod tests {
 
     fn conflict() -> Outcome {
         answered(Decision::Conflict(vec![Holder {
-            key: LockKey::Account(Default::default()),
+            key: LockKey {
+                address: Default::default(),
+                slot: None,
+            },
             shard: 3,
             revision: 4,
         }]))
