@@ -155,7 +155,11 @@ async fn check(proposal: Unchecked, rule: LockRule) -> Result<Shard, Fault> {
 fn fits(proposed: &Proposed) -> bool {
     matches!(
         proposed.answer.decision,
-        Decision::Winner(_) | Decision::Conflict(_) | Decision::Noted | Decision::Refused(_)
+        Decision::Winner(_)
+            | Decision::Conflict(_)
+            | Decision::Noted
+            | Decision::Closed(_)
+            | Decision::Refused(_)
     )
 }
 
@@ -171,6 +175,11 @@ fn respond(meta: Option<v1::ReplyMeta>, decision: &Decision, claim: &Claim) -> v
         })),
         Decision::Noted => Some(Outcome::Noted(true)),
         Decision::Refused(refused) => Some(Outcome::Refusal(refused.into())),
+        // VERIFY: this very acceptance proved the block invalid, and the round is void.
+        Decision::Closed(round) => Some(Outcome::Refusal(v1::Refusal {
+            code: v1::RefusalCode::RoundClosed.into(),
+            message: format!("round {round} is void: this shard proved its block invalid"),
+        })),
         _ => None,
     };
     v1::SubmitResponse { meta, outcome, won }
