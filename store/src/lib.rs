@@ -9,6 +9,7 @@ pub mod db;
 pub mod limits;
 pub mod raft;
 pub mod runtime;
+pub mod server;
 pub mod service;
 pub mod state;
 #[doc(hidden)]

@@ -1,1 +1,298 @@
-fn main() {}
+//! `troika-store`: a member of the replicated store, and what is done to its data directory while it does not run.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use troika_store::db::{DiskFiles, Files};
+use troika_store::raft::types::LogId;
+use troika_store::raft::{MemberConfig, Stopped, inspect, restore};
+use troika_store::server::{self, log, tls::Tls};
+
+/// A member of Troika's replicated store.
+#[derive(Parser)]
+#[command(name = "troika-store", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a member.
+    Serve(Box<Serve>),
+    /// Check a data directory, print what is in it and its state hash.
+    Inspect(Inspect),
+    /// Make the data directory of the first member of a new cluster from a backup.
+    Restore(Restore),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// This member's id, at least 1. Never use one twice in a cluster's life.
+    #[arg(long, env = "TROIKA_ID")]
+    id: u64,
+    /// Data directory. Made if it is not there.
+    #[arg(long, env = "TROIKA_DATA")]
+    data: PathBuf,
+    /// HOST:PORT for clients.
+    #[arg(long, env = "TROIKA_LISTEN", default_value = "127.0.0.1:7001")]
+    listen: String,
+    /// HOST:PORT for other members.
+    #[arg(long, env = "TROIKA_PEER_LISTEN", default_value = "127.0.0.1:7101")]
+    peer_listen: String,
+    /// HOST:PORT under which clients reach this member, if it is not where it listens.
+    #[arg(long)]
+    advertise: Option<String>,
+    /// The members that form the cluster, this one included: 1=HOST:PORT,2=HOST:PORT,... Their addresses for members.
+    #[arg(long, env = "TROIKA_MEMBERS", value_delimiter = ',', value_parser = member)]
+    members: Vec<(u64, String)>,
+    /// Start empty and wait to be added to a cluster that runs (`troikactl member add`).
+    #[arg(long)]
+    join: bool,
+    /// Allow plain text on addresses other than loopback.
+    #[arg(long)]
+    insecure: bool,
+    /// This member's certificate (PEM). With --key and --ca: mutual TLS for clients and members.
+    #[arg(long, requires_all = ["key", "ca"])]
+    cert: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, requires = "cert")]
+    key: Option<PathBuf>,
+    /// The authority that signs the certificates of clients and members (PEM).
+    #[arg(long, requires = "cert")]
+    ca: Option<PathBuf>,
+    /// How log lines look. TROIKA_LOG chooses levels.
+    #[arg(long, value_enum, default_value = "text")]
+    log: log::LogForm,
+    /// HOST:PORT for Prometheus (`/metrics`).
+    #[arg(long)]
+    metrics: Option<SocketAddr>,
+    /// Pause between two heartbeats, milliseconds.
+    #[arg(long, default_value_t = 200)]
+    heartbeat_ms: u64,
+    /// Shortest silence of the leader after which an election begins, milliseconds; the longest is twice that.
+    #[arg(long, default_value_t = 1_000)]
+    election_ms: u64,
+    /// Free bytes on the disk below which writes are refused.
+    #[arg(long, default_value_t = 256 << 20)]
+    reserve_bytes: u64,
+}
+
+#[derive(Args)]
+struct Inspect {
+    /// Data directory of a member that does not run.
+    #[arg(long)]
+    data: PathBuf,
+    /// Compute the state at this log index instead of at the checkpoint.
+    #[arg(long)]
+    at: Option<u64>,
+}
+
+#[derive(Args)]
+struct Restore {
+    /// The backup, as `troikactl backup` wrote it.
+    file: PathBuf,
+    /// An empty data directory.
+    #[arg(long)]
+    data: PathBuf,
+    /// Id of the new cluster's first member.
+    #[arg(long, default_value_t = 1)]
+    id: u64,
+    /// HOST:PORT under which other members will reach it.
+    #[arg(long, default_value = "127.0.0.1:7101")]
+    peer_listen: String,
+    /// HOST:PORT under which clients will reach it.
+    #[arg(long, default_value = "127.0.0.1:7001")]
+    listen: String,
+}
+
+fn member(text: &str) -> Result<(u64, String), String> {
+    let (id, address) = text
+        .split_once('=')
+        .ok_or("a member is written ID=HOST:PORT")?;
+    let id = id
+        .parse()
+        .map_err(|_| format!("{id} is not a member id (1 or higher)"))?;
+    if id == 0 || !address.contains(':') {
+        return Err("a member is written ID=HOST:PORT, with an id of at least 1".into());
+    }
+    Ok((id, address.to_owned()))
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(arguments) => return serve(*arguments),
+        Command::Inspect(arguments) => print_inspection(&arguments),
+        Command::Restore(arguments) => run_restore(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => fail(&message),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("troika-store: {message}");
+    ExitCode::FAILURE
+}
+
+fn serve(arguments: Serve) -> ExitCode {
+    log::start(arguments.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(Stopped::Requested) => ExitCode::SUCCESS,
+        Ok(why) => {
+            eprintln!("troika-store: {why}");
+            ExitCode::from(why.exit_code())
+        }
+        Err(message) => fail(&message),
+    }
+}
+
+async fn run(arguments: Serve) -> Result<Stopped, String> {
+    let tls = match (&arguments.cert, &arguments.key, &arguments.ca) {
+        (Some(cert), Some(key), Some(ca)) => Tls::load(cert, key, ca).map_err(|e| e.to_string())?,
+        _ => Tls::off(),
+    };
+    if let Some(address) = arguments.metrics {
+        log::serve_metrics(address)?;
+    }
+    let clients = server::bind(&arguments.listen)
+        .await
+        .map_err(|e| e.to_string())?;
+    let peers = server::bind(&arguments.peer_listen)
+        .await
+        .map_err(|e| e.to_string())?;
+    for listener in [&clients, &peers] {
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        server::check_exposure(address, &tls, arguments.insecure).map_err(|e| e.to_string())?;
+    }
+    let config = config(&arguments);
+    let started = server::start(config, &arguments.data, clients, peers, tls).await;
+    let server = started.map_err(|error| error.to_string())?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    tokio::select! {
+        biased;
+        why = server.stopped() => return Ok(why),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: leadership is handed over first");
+    let handle = server.handle.clone();
+    server.shutdown().await;
+    Ok(handle.stopped().await)
+}
+
+fn config(arguments: &Serve) -> MemberConfig {
+    let members: std::collections::BTreeMap<_, _> = arguments.members.iter().cloned().collect();
+    // The members' own list says how they reach this one.
+    let peer_addr = members
+        .get(&arguments.id)
+        .unwrap_or(&arguments.peer_listen)
+        .clone();
+    let client_addr = arguments
+        .advertise
+        .as_ref()
+        .unwrap_or(&arguments.listen)
+        .clone();
+    let mut config = MemberConfig::new(arguments.id, peer_addr, client_addr);
+    config.members = members;
+    config.join = arguments.join;
+    config.heartbeat = Duration::from_millis(arguments.heartbeat_ms);
+    config.election = Duration::from_millis(arguments.election_ms);
+    config.reserve_bytes = arguments.reserve_bytes;
+    config
+}
+
+fn print_inspection(arguments: &Inspect) -> Result<(), String> {
+    let files = DiskFiles::open(&arguments.data).map_err(|error| error.to_string())?;
+    let found = inspect::inspect(&files, arguments.at).map_err(|error| error.to_string())?;
+    let hex = troika_store::raft::identity::hex;
+    let cluster = found
+        .identity
+        .cluster
+        .map_or_else(|| "none yet".to_owned(), |id| hex(&id));
+    let id = |id: Option<LogId>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+    println!("member         {}", found.identity.member);
+    println!("cluster        {cluster}");
+    println!("incarnation    {}", hex(&found.identity.incarnation));
+    println!(
+        "vote           {}",
+        found
+            .vote
+            .map_or_else(|| "none".to_owned(), |vote| vote.to_string())
+    );
+    println!(
+        "log            {} entries, {} bytes",
+        found.entries, found.entry_bytes
+    );
+    println!("  purged up to {}", id(found.purged));
+    println!("  committed    {} or later", id(found.committed));
+    println!("  last         {}", id(found.last));
+    let checkpoint = found.checkpoint.as_ref();
+    println!(
+        "checkpoint     {}",
+        id(checkpoint.and_then(|meta| meta.last_log_id))
+    );
+    for (member, node) in checkpoint
+        .iter()
+        .flat_map(|meta| meta.last_membership.nodes())
+    {
+        println!(
+            "  member {member}     {} (incarnation {})",
+            node.peer_addr,
+            hex(&node.incarnation)
+        );
+    }
+    for (kind, records) in &found.records {
+        println!(
+            "  records {kind:#04x} {}, {} bytes",
+            records.count, records.bytes
+        );
+    }
+    println!("state at index {}", found.index);
+    println!("  revision     {}", found.revision);
+    println!("  state hash   {}", hex(&found.state_hash.to_bytes()));
+    Ok(())
+}
+
+fn run_restore(arguments: &Restore) -> Result<(), String> {
+    let name = arguments.file.display();
+    let backup =
+        std::fs::File::open(&arguments.file).map_err(|error| format!("{name}: {error}"))?;
+    let files = DiskFiles::create(&arguments.data).map_err(|error| error.to_string())?;
+    let files: Arc<dyn Files> = Arc::new(files);
+    let identity = restore::restore(
+        &files,
+        backup,
+        arguments.id,
+        &arguments.peer_listen,
+        &arguments.listen,
+    )
+    .map_err(|error| format!("{name}: {error}"))?;
+    let cluster = troika_store::raft::identity::hex(&identity.cluster.unwrap_or_default());
+    println!(
+        "restored into a new cluster {cluster}, whose only member is {}",
+        identity.member
+    );
+    println!(
+        "start it with: troika-store serve --id {} --data {} --members {}={}",
+        identity.member,
+        arguments.data.display(),
+        identity.member,
+        arguments.peer_listen
+    );
+    Ok(())
+}

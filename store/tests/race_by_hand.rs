@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use troika_store::runtime::Runtime;
 use troika_store::testing::TestCluster;
 
 /// What every line of the golden text must be followed by, in this order, somewhere in the script's output.
@@ -55,7 +56,7 @@ async fn the_race_runs_by_hand_as_documented() {
             .output()
             .unwrap()
     };
-    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let output = Runtime::spawn_blocking(run).await;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}\n--- errors:\n{errors}");

@@ -13,6 +13,7 @@ use troika_proto::{
     AccountDiff, ChainConfig, Diff, Genesis, GenesisAccount, LockKey, LockRule, Receipt, Shard,
     ShardBody, Spec, v1,
 };
+use troika_store::runtime::Runtime;
 use troika_store::testing::TestCluster;
 use v1::submit_response::Outcome;
 
@@ -81,6 +82,9 @@ fn submission(round: u64, executor: &str, shard: &Shard) -> v1::SubmitRequest {
         ..Default::default()
     }
 }
+
+/// Makes a good submission bad.
+type Spoil = Box<dyn Fn(&mut v1::SubmitRequest)>;
 
 struct Chain {
     cluster: TestCluster,
@@ -192,7 +196,7 @@ async fn what_is_refused_names_its_reason_and_changes_nothing() {
 
     // Malformed: a code and the field.
     let good = submission(round, "a", &shard(1, 2, 1));
-    let cases: Vec<(&str, Box<dyn Fn(&mut v1::SubmitRequest)>)> = vec![
+    let cases: Vec<(&str, Spoil)> = vec![
         ("executor", Box::new(|s| s.executor = "a b".to_owned())),
         ("header", Box::new(|s| s.header = None)),
         ("header.index", Box::new(|s| s.shard = 2)),
@@ -328,7 +332,7 @@ async fn watched(chain: &Chain, member: usize, after: v1::EventId, until: u64) -
         }
     };
     let within = Duration::from_secs(20);
-    tokio::time::timeout(within, reading)
+    Runtime::timeout(within, reading)
         .await
         .expect("the round is sealed");
     events

@@ -30,10 +30,6 @@ impl<K: Eq + Hash, V> PointMap<K, V> {
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
         self.0.remove(key)
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl<K: Eq + Hash, V: Default> PointMap<K, V> {

@@ -34,11 +34,14 @@ pub struct Refused {
     pub drop: bool,
 }
 
+/// Where a gateway's newest stream is answered.
+type Replies = (StreamId, mpsc::Sender<v1::PendingReply>);
+
 /// The pending pool, shared.
 pub struct Pool {
     pending: Mutex<Pending>,
     version: watch::Sender<u64>,
-    replies: Mutex<HashMap<Arc<str>, (StreamId, mpsc::Sender<v1::PendingReply>)>>,
+    replies: Mutex<HashMap<Arc<str>, Replies>>,
 }
 
 impl Pool {

@@ -171,11 +171,12 @@ async fn who_hears_the_winner_stops() {
     let other = StoreClient::new(Options::new([addr.to_string()])).unwrap();
     other.submit(1, "other", &Shard::empty(0)).await.unwrap();
     sealed(&store, 1).await;
-    let state = store.state();
-    let submissions: Vec<_> = state.submissions.iter().filter(|s| s.0 == 1).collect();
-    assert_eq!(submissions.len(), 2, "{submissions:?}");
-    assert!(submissions.iter().any(|s| s.1 == 1 && s.2 == "e0"));
-    drop(state);
+    {
+        let state = store.state();
+        let submissions: Vec<_> = state.submissions.iter().filter(|s| s.0 == 1).collect();
+        assert_eq!(submissions.len(), 2, "{submissions:?}");
+        assert!(submissions.iter().any(|s| s.1 == 1 && s.2 == "e0"));
+    }
     let deadline = Instant::now() + Duration::from_secs(5);
     while executors[0].stats().races_won == 0 {
         assert!(Instant::now() < deadline, "its own win is heard of");

@@ -1,1 +1,5 @@
 //! Properties of the machine.
+
+mod build;
+mod equal;
+mod verify;
