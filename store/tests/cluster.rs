@@ -160,6 +160,43 @@ async fn a_cut_off_member_answers_what_is_decided_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_far_behind_gets_the_state_while_writes_go_on() {
+    let mut cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let leader = cluster.leader().await;
+    let behind = leader % 3 + 1;
+    let other = behind % 3 + 1;
+    cluster.kill(behind);
+    let mut winners = blocks(cluster.handle(other), 1, 5).await;
+    for id in [leader, other] {
+        cluster.handle(id).compact().await.unwrap();
+        assert!(cluster.handle(id).status().purged_index > 0);
+    }
+    let writer = cluster.handle(other).clone();
+    let load = tokio::spawn(async move { blocks(&writer, 6, 10).await });
+    cluster.run(behind).await;
+    winners.extend(load.await.unwrap());
+    cluster.settled().await;
+    // And it is as good as any: it may lead, restart, and answers what was decided while it was away.
+    cluster
+        .handle(leader)
+        .transfer_leadership(behind)
+        .await
+        .unwrap();
+    cluster.kill(behind);
+    let back = cluster.run(behind).await;
+    back.linearize(Runtime::now() + LONG).await.unwrap();
+    for ((round, shard), hash) in &winners {
+        let winner = back
+            .read(|machine| machine.winner_of(*round, *shard))
+            .unwrap();
+        assert_eq!(&winner.shard_hash.to_string(), hash);
+    }
+    cluster.settled().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_voter_is_refused_under_its_old_id() {
     let mut cluster = Cluster::start(3).await;
     init(cluster.handle(1)).await;

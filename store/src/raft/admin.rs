@@ -224,7 +224,7 @@ async fn promote(core: &Core, id: MemberId) -> Result<(), AdminError> {
         let matched = metrics
             .replication
             .as_ref()
-            .and_then(|all| all.get(&id).cloned().flatten());
+            .and_then(|all| all.get(&id).copied().flatten());
         let last = metrics.last_log_index.unwrap_or(0);
         last.saturating_sub(matched.map_or(0, |id| id.index))
     };
@@ -304,7 +304,7 @@ fn alive(core: &Core, voters: &[MemberId]) -> usize {
         let heartbeat = metrics
             .heartbeat
             .as_ref()
-            .and_then(|all| all.get(id).cloned().flatten());
+            .and_then(|all| all.get(id).copied().flatten());
         heartbeat.is_some_and(|at| at.elapsed() < lately)
     };
     voters
@@ -355,7 +355,7 @@ fn most_up_to_date(core: &Core) -> Option<MemberId> {
         let matched = metrics
             .replication
             .as_ref()
-            .and_then(|all| all.get(id).cloned().flatten());
+            .and_then(|all| all.get(id).copied().flatten());
         matched.map_or(0, |id| id.index)
     };
     voters

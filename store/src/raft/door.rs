@@ -168,9 +168,9 @@ impl Door {
             Kind::Hello => bootstrap::hello_reply(core, envelope.from).encode_to_vec(),
             Kind::Append => {
                 let request = messages::append_from(payload).map_err(No::malformed)?;
-                let previous = request.prev_log_id.clone();
-                let last = request.entries.last().map(|entry| entry.log_id.clone());
-                let last = last.or_else(|| previous.clone());
+                let previous = request.prev_log_id;
+                let last = request.entries.last().map(|entry| entry.log_id);
+                let last = last.or(previous);
                 core.note_leader();
                 let appended = core
                     .raft

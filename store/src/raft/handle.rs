@@ -296,7 +296,7 @@ impl Handle {
         let membership = metrics.membership_config;
         let voters: std::collections::BTreeSet<_> = membership.voter_ids().collect();
         let matched = |id: &MemberId| {
-            let matched = metrics.replication.as_ref()?.get(id)?.clone()?;
+            let matched = (*metrics.replication.as_ref()?.get(id)?)?;
             Some(matched.index)
         };
         let info = |(id, node): (&MemberId, &super::types::MemberNode)| MemberInfo {
@@ -363,6 +363,51 @@ impl Handle {
         let snapshot = self.core.shared.snapshot().await?;
         let snapshot = snapshot.ok_or_else(|| std::io::Error::other("nothing is applied yet"))?;
         Ok(snapshot.snapshot)
+    }
+
+    /// Writes a checkpoint and lets go of the whole log behind it, where usually some is kept for members that lag: those
+    /// get the state itself then.
+    ///
+    /// # Errors
+    /// The state file cannot be written, or the member ends.
+    pub async fn compact(&self) -> Result<(), ProposeError> {
+        let failed = |error: &dyn std::fmt::Display| ProposeError::Failed(error.to_string());
+        let core = &self.core;
+        core.shared
+            .checkpoint()
+            .await
+            .map_err(|error| failed(&error))?;
+        let checkpoint = *core.shared.checkpoints().borrow();
+        core.raft
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|error| failed(&error))?;
+        let deadline = Runtime::now() + core.config.patience;
+        let index = |id: &Option<super::types::LogId>| id.as_ref().map_or(0, |id| id.index);
+        let mut metrics = core.raft.metrics();
+        let mut asked = false;
+        loop {
+            let (snapshot, purged) = {
+                let metrics = metrics.borrow_and_update();
+                (index(&metrics.snapshot), index(&metrics.purged))
+            };
+            if purged >= checkpoint {
+                return Ok(());
+            }
+            if snapshot >= checkpoint && !asked {
+                asked = true;
+                core.raft
+                    .trigger()
+                    .purge_log(checkpoint)
+                    .await
+                    .map_err(|error| failed(&error))?;
+            }
+            match Runtime::timeout_at(deadline, metrics.changed()).await {
+                Ok(Ok(())) => {}
+                _ => return Err(core.fault().unwrap_or(ProposeError::Deadline)),
+            }
+        }
     }
 
     /// The way in for other members' messages.

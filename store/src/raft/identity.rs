@@ -275,7 +275,7 @@ mod tests {
             refused(two.judge(&append, Some([9; 16]))),
             Code::WrongIncarnation
         );
-        let mut stale = append.clone();
+        let mut stale = append;
         stale.to_incarnation = Bytes::copy_from_slice(&[9; 16]);
         assert_eq!(
             refused(two.judge(&stale, Some([1; 16]))),

@@ -263,7 +263,7 @@ impl Receiving {
         let installed = self
             .core
             .raft
-            .install_full_snapshot(self.vote.clone(), snapshot)
+            .install_full_snapshot(self.vote, snapshot)
             .await;
         let response = installed.map_err(|error| error.to_string())?;
         tracing::info!(
