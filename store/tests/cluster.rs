@@ -173,7 +173,7 @@ async fn a_member_far_behind_gets_the_state_while_writes_go_on() {
         assert!(cluster.handle(id).status().purged_index > 0);
     }
     let writer = cluster.handle(other).clone();
-    let load = tokio::spawn(async move { blocks(&writer, 6, 10).await });
+    let load = Runtime::spawn(async move { blocks(&writer, 6, 10).await });
     cluster.run(behind).await;
     winners.extend(load.await.unwrap());
     cluster.settled().await;
@@ -365,7 +365,7 @@ async fn a_stopping_leader_hands_over_and_no_call_that_is_repeated_fails() {
     init(cluster.handle(1)).await;
     let leader = cluster.leader().await;
     let other = cluster.handle(leader % 3 + 1).clone();
-    let load = tokio::spawn(async move { blocks(&other, 1, 20).await.len() });
+    let load = Runtime::spawn(async move { blocks(&other, 1, 20).await.len() });
     Runtime::sleep(Duration::from_millis(50)).await;
     let started = Runtime::now();
     cluster.handle(leader).shutdown().await;

@@ -179,7 +179,7 @@ async fn no_acknowledged_decision_is_missing_after_kill_in_a_loop() {
     let mut processes = Processes::new();
     let channels = [0, 1, 2].map(|member| processes.channel(member));
     init(&channels).await;
-    let load = tokio::spawn({
+    let load = Runtime::spawn({
         let channels = channels.clone();
         async move {
             let mut winners = Winners::new();
@@ -204,8 +204,8 @@ async fn no_acknowledged_decision_is_missing_after_kill_in_a_loop() {
     }
     let winners = load.await.unwrap();
     assert_eq!(winners.len(), 25 * support::SHARDS as usize);
-    for member in 0..3 {
-        let only = [0, 1, 2].map(|_| channels[member].clone());
+    for channel in &channels {
+        let only = [0, 1, 2].map(|_| channel.clone());
         for round in winners
             .keys()
             .map(|(round, _)| *round)
