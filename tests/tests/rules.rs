@@ -178,7 +178,7 @@ async fn a_conflict_is_refused_and_the_transaction_comes_one_round_later() {
     chain.accepted(&round, &first).await;
     // Both raise the recipient's token balance: one slot.
     let late = transfer(&senders[1]);
-    let second = chain.execute(&round, 1, &[late.clone()]);
+    let second = chain.execute(&round, 1, std::slice::from_ref(&late));
     let held = chain.conflicts(&round, &second).await;
     assert_eq!(held.len(), 1, "{held:?}");
     assert_eq!((held[0].key.address, held[0].shard), (TOKEN_0, 0));
@@ -188,7 +188,7 @@ async fn a_conflict_is_refused_and_the_transaction_comes_one_round_later() {
     chain.sealed(&round, [&first, &empty]).await;
 
     let next = chain.open().await;
-    let second = chain.execute(&next, 1, &[late.clone()]);
+    let second = chain.execute(&next, 1, std::slice::from_ref(&late));
     let empty = Shard::empty(0);
     chain.accepted(&next, &second).await;
     chain.accepted(&next, &empty).await;

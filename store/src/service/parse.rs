@@ -255,10 +255,13 @@ mod tests {
         }
     }
 
+    /// A field, and a mistake in it.
+    type Case<T> = (&'static str, fn(&mut T));
+
     #[test]
     fn a_bad_submission_is_refused_with_the_name_of_the_field() {
         assert!(Submission::parse(submit()).is_ok());
-        let cases: Vec<(&str, fn(&mut v1::SubmitRequest))> = vec![
+        let cases: Vec<Case<v1::SubmitRequest>> = vec![
             ("executor", |s| s.executor = String::new()),
             ("executor", |s| s.executor = "no spaces".to_owned()),
             ("executor", |s| s.executor = "x".repeat(65)),
@@ -289,9 +292,9 @@ mod tests {
 
     #[test]
     fn a_header_that_is_not_the_bodys_is_found_when_the_body_is_checked() {
-        let cases: Vec<(&str, fn(&mut v1::SubmitRequest))> = vec![
+        let cases: Vec<Case<v1::SubmitRequest>> = vec![
             ("header.gas_used", |s| {
-                s.header.as_mut().unwrap().gas_used = 1
+                s.header.as_mut().unwrap().gas_used = 1;
             }),
             ("body.diff", |s| s.body.as_mut().unwrap().diff = None),
             ("body.receipts", |s| {
@@ -318,7 +321,7 @@ mod tests {
             ..Default::default()
         };
         assert!(open_round(&build).is_ok());
-        let cases: Vec<(&str, fn(&mut v1::OpenRoundRequest))> = vec![
+        let cases: Vec<Case<v1::OpenRoundRequest>> = vec![
             ("kind", |o| o.kind = 0),
             ("kind", |o| o.kind = 77),
             ("opener", |o| o.opener = "é".to_owned()),
