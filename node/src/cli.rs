@@ -155,12 +155,12 @@ pub struct StoreArgs {
 pub struct TlsArgs {
     /// Trust certificates that were signed by this one (PEM).
     #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
-    pub cacert: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
     /// This process's certificate (PEM).
-    #[arg(long, value_name = "FILE", requires_all = ["cacert", "key"])]
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "key"])]
     pub cert: Option<PathBuf>,
     /// The key of this process's certificate (PEM).
-    #[arg(long, value_name = "FILE", requires_all = ["cacert", "cert"])]
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "cert"])]
     pub key: Option<PathBuf>,
 }
 

@@ -92,7 +92,7 @@ fn refuse_plain_text(listen: SocketAddr, tls: bool, insecure: bool) -> anyhow::R
         return Ok(());
     }
     bail!(
-        "{listen} is not on loopback and would be served in plain text: give --cert, --key and --cacert, or --insecure"
+        "{listen} is not on loopback and would be served in plain text: give --cert, --key and --ca, or --insecure"
     )
 }
 
@@ -125,7 +125,7 @@ struct Tls {
 impl Tls {
     /// `None` where TLS is not asked for.
     fn read(args: &TlsArgs) -> anyhow::Result<Option<Self>> {
-        let (Some(ca), Some(cert), Some(key)) = (&args.cacert, &args.cert, &args.key) else {
+        let (Some(ca), Some(cert), Some(key)) = (&args.ca, &args.cert, &args.key) else {
             return Ok(None);
         };
         Ok(Some(Self {

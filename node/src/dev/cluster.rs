@@ -2,7 +2,7 @@
 //! the opposite one.
 
 use super::genesis::genesis;
-use super::members::Member;
+use super::members::{start_members, stop_members};
 use super::ports::{Ports, free_ports, loopback};
 use crate::cli::{DevArgs, PolicyName, ReplayArgs};
 use crate::execution::mainnet::MainnetBlock;
@@ -18,6 +18,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use troika_proto::{B256, Genesis};
+use troika_store::server::Server;
 
 /// Longest that the members may take to find a leader and start the chain.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -70,7 +71,7 @@ impl Plan {
 /// A running cluster. To be ended with [`Cluster::stop`].
 pub struct Cluster {
     plan: Plan,
-    members: Vec<Member>,
+    members: Vec<Server>,
     executors: Vec<ExecutorHandle>,
     gateway: Handle,
     store: StoreClient,
@@ -97,7 +98,7 @@ impl Cluster {
             }
         };
         let ports = Ports::kept(&folder, plan.members)?;
-        let members = Member::start_all(&folder, &ports).await?;
+        let members = start_members(&folder, &ports).await?;
         let started = Self::start_on(plan, rpc, &ports).await;
         let (plan, store, gateway, feed_ports) = match started {
             Ok(started) => started,
@@ -209,10 +210,6 @@ impl Cluster {
         futures::future::join_all(self.executors.into_iter().map(ExecutorHandle::shutdown)).await;
         stop_members(self.members).await;
     }
-}
-
-async fn stop_members(members: Vec<Member>) {
-    futures::future::join_all(members.into_iter().map(Member::stop)).await;
 }
 
 /// Starts the chain, or sees that it is the one that is there.
