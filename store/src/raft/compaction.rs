@@ -2,7 +2,8 @@
 //!
 //! openraft's own policy counts entries; ours counts bytes, so openraft is configured never to take a snapshot by itself and
 //! never to purge by itself. After each checkpoint this task makes openraft take notice of it (to openraft it is a snapshot that
-//! took no time to build), and has it purge what lies before the last [`LOG_KEEP_BYTES`] of the log and before the checkpoint.
+//! took no time to build), and has it purge what lies before the last bytes of the log that are to be kept
+//! ([`LOG_KEEP_BYTES`](crate::limits::LOG_KEEP_BYTES), unless configured) and before the checkpoint.
 //! The entries that are kept spare a member that lags a little from being sent the whole state.
 
 use std::{sync::Arc, time::Duration};
@@ -14,22 +15,27 @@ use super::{
     machine_store::{MachineStore, Shared},
     types::TypeConfig,
 };
-use crate::{limits::LOG_KEEP_BYTES, runtime::Runtime};
+use crate::runtime::Runtime;
 
 /// How long openraft may take to notice a checkpoint before the next one is waited for.
 const NOTICE: Duration = Duration::from_secs(10);
 
-/// Runs until the member stops.
-pub async fn run(raft: Raft<TypeConfig, MachineStore>, shared: Arc<Shared>, log: LogStore) {
+/// Runs until the member stops. `keep`: bytes of the log that are kept behind a checkpoint.
+pub async fn run(
+    raft: Raft<TypeConfig, MachineStore>,
+    shared: Arc<Shared>,
+    log: LogStore,
+    keep: u64,
+) {
     let mut checkpoints = shared.checkpoints();
     loop {
         let checkpoint = *checkpoints.borrow_and_update();
-        if checkpoint > 0 && log.file().purge_point(LOG_KEEP_BYTES).is_some() {
+        if checkpoint > 0 && log.file().purge_point(keep).is_some() {
             if raft.trigger().snapshot().await.is_err() {
                 return;
             }
             if noticed(&raft, checkpoint).await
-                && let Some(upto) = log.file().purge_point(LOG_KEEP_BYTES)
+                && let Some(upto) = log.file().purge_point(keep)
                 && raft
                     .trigger()
                     .purge_log(upto.min(checkpoint))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::network::MemberId;
+use crate::limits::LOG_KEEP_BYTES;
 
 /// Most bytes of commands that wait for a decision on one member: queued, in the log, or on their way to the leader.
 /// Above it a call is refused at once.
@@ -77,6 +78,8 @@ pub struct MemberConfig {
     pub entries_in_flight: usize,
     /// See [`QUEUE_BYTES`].
     pub queue_bytes: usize,
+    /// See [`LOG_KEEP_BYTES`].
+    pub log_keep_bytes: u64,
 }
 
 impl MemberConfig {
@@ -94,6 +97,7 @@ impl MemberConfig {
             reserve_bytes: 256 << 20,
             entries_in_flight: ENTRIES_IN_FLIGHT,
             queue_bytes: QUEUE_BYTES,
+            log_keep_bytes: LOG_KEEP_BYTES,
         }
     }
 

@@ -76,7 +76,8 @@ impl Member {
         let raft = Raft::new(config.id, consensus, links, log.clone(), storage.machine)
             .await
             .map_err(|error| StartError::Recovery(error.to_string()))?;
-        let compaction = compaction::run(raft.clone(), shared.clone(), log.clone());
+        let keep = config.log_keep_bytes;
+        let compaction = compaction::run(raft.clone(), shared.clone(), log.clone(), keep);
         let core = Arc::new(Core {
             waiting: Waiting::new(config.queue_bytes),
             config,

@@ -1,0 +1,347 @@
+//! What must hold, checked as it is seen. Whoever sees something first fixes it for all that come after.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use prost::Message;
+use troika_proto::{Address, B256, LockKey, U256, v1};
+use troika_store::state::{EventId, Machine, StateHash, Winner};
+
+use super::trace::digest;
+
+type Verdict = Result<(), String>;
+type Slot = (u64, u32);
+
+/// What is known so far.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    applied: BTreeMap<u64, StateHash>,
+    winners: BTreeMap<Slot, Winner>,
+    /// Winners that a client was told.
+    acknowledged: BTreeMap<Slot, B256>,
+    /// Which keys a proposal writes, by its hash.
+    writes: BTreeMap<B256, Vec<LockKey>>,
+    /// Locks of accepted shards.
+    written: BTreeMap<(u64, LockKey), u32>,
+    /// Locks that a client was told it holds, with the revision of the answer.
+    held: BTreeMap<(u64, LockKey), (u32, u64)>,
+    /// Newest revision that anybody was told.
+    newest: u64,
+    events: BTreeMap<EventId, u64>,
+    /// The event that follows an event.
+    successors: BTreeMap<EventId, EventId>,
+    accounts: BTreeMap<(B256, Address), Option<(u64, U256)>>,
+    blocks: BTreeMap<u64, B256>,
+    /// Rounds below are forgotten.
+    pruned: u64,
+    replies: u64,
+}
+
+fn agree<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+    known: &mut BTreeMap<K, V>,
+    what: &str,
+    who: &str,
+    key: K,
+    value: V,
+) -> Verdict {
+    match known.entry(key) {
+        Entry::Vacant(entry) => {
+            entry.insert(value);
+            Ok(())
+        }
+        Entry::Occupied(entry) if *entry.get() == value => Ok(()),
+        Entry::Occupied(entry) => Err(format!(
+            "{what} {:?}: {who} says {value:?}, and it was {:?}",
+            entry.key(),
+            entry.get()
+        )),
+    }
+}
+
+impl Oracle {
+    /// A member has applied an entry.
+    pub fn applied(&mut self, who: &str, index: u64, hash: StateHash) -> Verdict {
+        agree(&mut self.applied, "state hash at index", who, index, hash)
+    }
+
+    /// A proposal is about to be made, which writes these keys.
+    pub fn proposes(&mut self, hash: B256, keys: Vec<LockKey>) {
+        self.writes.insert(hash, keys);
+    }
+
+    /// A shard's winner was seen: in a reply, a read or an event.
+    pub fn winner(&mut self, who: &str, slot: Slot, winner: &Winner) -> Verdict {
+        if let Some(known) = self.winners.get(&slot) {
+            return match known == winner {
+                true => Ok(()),
+                false => Err(format!(
+                    "two winners of {slot:?}: {who} says {winner:?}, and it was {known:?}"
+                )),
+            };
+        }
+        self.winners.insert(slot, winner.clone());
+        for key in self.writes.get(&winner.shard_hash).into_iter().flatten() {
+            let holder = self.written.entry((slot.0, *key)).or_insert(slot.1);
+            if *holder != slot.1 {
+                return Err(format!(
+                    "round {}: shards {holder} and {} both write {key:?}",
+                    slot.0, slot.1
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A client was told a winner.
+    pub fn acknowledged(&mut self, who: &str, slot: Slot, winner: &Winner) -> Verdict {
+        self.acknowledged.insert(slot, winner.shard_hash);
+        self.winner(who, slot, winner)
+    }
+
+    /// A client was told that it holds a lock.
+    pub fn holds(&mut self, round: u64, shard: u32, key: LockKey, revision: u64) {
+        self.held.entry((round, key)).or_insert((shard, revision));
+    }
+
+    /// A reply named a revision.
+    pub fn replied(&mut self, revision: u64) {
+        self.replies += 1;
+        self.newest = self.newest.max(revision);
+    }
+
+    /// Replies so far.
+    pub fn replies(&self) -> u64 {
+        self.replies
+    }
+
+    /// The newest revision that anybody was told: what a linearizable read that begins now must show.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// A linearizable read that began when `newest` was known has seen `revision`.
+    pub fn read(&mut self, who: &str, newest: u64, revision: u64) -> Verdict {
+        if revision < newest {
+            return Err(format!(
+                "a linearizable read at {who} saw revision {revision}, and {newest} was answered before it began"
+            ));
+        }
+        self.newest = self.newest.max(revision);
+        Ok(())
+    }
+
+    /// An account was read at a block.
+    pub fn account(
+        &mut self,
+        who: &str,
+        block: B256,
+        address: Address,
+        seen: Option<(u64, U256)>,
+    ) -> Verdict {
+        agree(
+            &mut self.accounts,
+            "account at block",
+            who,
+            (block, address),
+            seen,
+        )
+    }
+
+    /// A block of the head's chain was seen.
+    pub fn block(&mut self, who: &str, number: u64, hash: B256) -> Verdict {
+        agree(&mut self.blocks, "block", who, number, hash)
+    }
+
+    /// A follower that has seen everything up to `after` was given `event` next.
+    pub fn event(
+        &mut self,
+        who: &str,
+        after: Option<EventId>,
+        event: &v1::Event,
+    ) -> Result<EventId, String> {
+        let id = event.id.ok_or("an event has no id")?;
+        let id = EventId {
+            revision: id.revision,
+            ordinal: id.ordinal,
+        };
+        if after.is_some_and(|after| after >= id) {
+            return Err(format!("{who} was given event {id:?} after {after:?}"));
+        }
+        agree(
+            &mut self.events,
+            "event",
+            who,
+            id,
+            digest(&event.encode_to_vec()),
+        )?;
+        if let Some(after) = after {
+            agree(&mut self.successors, "the event after", who, after, id)?;
+        }
+        if let Some(v1::event::Kind::ShardAccepted(accepted)) = &event.kind {
+            let winner = accepted
+                .winner
+                .as_ref()
+                .ok_or("an acceptance names no winner")?;
+            let winner = Winner::try_from(winner).map_err(|error| error.to_string())?;
+            self.winner(who, (accepted.round, accepted.shard), &winner)?;
+        }
+        Ok(id)
+    }
+
+    /// Rounds below this one may be forgotten from now on.
+    pub fn prunes(&mut self, below: u64) {
+        self.pruned = self.pruned.max(below);
+    }
+
+    /// A member, after everything, knows every decision that was acknowledged or seen.
+    pub fn remembers(&self, who: &str, machine: &Machine) -> Verdict {
+        for (slot, hash) in &self.acknowledged {
+            let known = machine.winner_of(slot.0, slot.1);
+            let forgotten = known.is_none() && slot.0 < self.pruned;
+            if !forgotten && known.as_ref().map(|winner| winner.shard_hash) != Some(*hash) {
+                return Err(format!(
+                    "{who} knows {known:?} of {slot:?}, and {hash} was acknowledged"
+                ));
+            }
+        }
+        for (slot, winner) in &self.winners {
+            let known = machine.winner_of(slot.0, slot.1);
+            if known.is_some_and(|known| known != *winner) {
+                return Err(format!(
+                    "{who} has another winner of {slot:?} than {winner:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// No accepted shard writes what another held before.
+    pub fn locks_excluded(&self) -> Verdict {
+        for ((round, key), (shard, held_at)) in &self.held {
+            let Some(writer) = self
+                .written
+                .get(&(*round, *key))
+                .filter(|writer| *writer != shard)
+            else {
+                continue;
+            };
+            let written_at = self
+                .winners
+                .get(&(*round, *writer))
+                .map_or(0, |winner| winner.revision);
+            let released_at = self
+                .winners
+                .get(&(*round, *shard))
+                .map_or(u64::MAX, |winner| winner.revision);
+            if written_at > *held_at && written_at < released_at {
+                return Err(format!(
+                    "round {round}: shard {shard} held {key:?} from revision {held_at} on, and shard {writer} wrote it at {written_at}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// One line about how much was checked.
+    pub fn summary(&self) -> String {
+        format!(
+            "{} entries, {} decisions, {} events, {} replies, {} blocks",
+            self.applied.len(),
+            self.winners.len(),
+            self.events.len(),
+            self.replies,
+            self.blocks.len()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn winner(byte: u8, revision: u64) -> Winner {
+        Winner {
+            shard_hash: B256::repeat_byte(byte),
+            executor: "a".into(),
+            revision,
+        }
+    }
+
+    fn key(byte: u8) -> LockKey {
+        LockKey {
+            address: Address::repeat_byte(byte),
+            slot: None,
+        }
+    }
+
+    #[test]
+    fn a_second_winner_is_seen() {
+        let mut oracle = Oracle::default();
+        oracle.winner("a", (1, 2), &winner(1, 5)).unwrap();
+        oracle.winner("b", (1, 2), &winner(1, 5)).unwrap();
+        oracle.winner("b", (1, 2), &winner(2, 5)).unwrap_err();
+    }
+
+    #[test]
+    fn two_states_at_one_index_are_seen() {
+        let mut oracle = Oracle::default();
+        oracle
+            .applied("a", 1, StateHash::from_bytes([1; 32]))
+            .unwrap();
+        oracle
+            .applied("b", 1, StateHash::from_bytes([1; 32]))
+            .unwrap();
+        oracle
+            .applied("b", 1, StateHash::from_bytes([2; 32]))
+            .unwrap_err();
+    }
+
+    #[test]
+    fn two_writers_of_one_key_are_seen() {
+        let mut oracle = Oracle::default();
+        oracle.proposes(B256::repeat_byte(1), vec![key(9)]);
+        oracle.proposes(B256::repeat_byte(2), vec![key(9)]);
+        oracle.winner("a", (1, 0), &winner(1, 1)).unwrap();
+        oracle.winner("a", (2, 1), &winner(2, 2)).unwrap();
+        oracle.winner("a", (1, 1), &winner(2, 3)).unwrap_err();
+    }
+
+    #[test]
+    fn a_write_through_a_held_lock_is_seen() {
+        let mut oracle = Oracle::default();
+        oracle.proposes(B256::repeat_byte(1), vec![key(9)]);
+        oracle.holds(1, 0, key(9), 4);
+        oracle.winner("a", (1, 1), &winner(1, 3)).unwrap();
+        oracle.locks_excluded().unwrap();
+        let mut oracle = Oracle::default();
+        oracle.proposes(B256::repeat_byte(1), vec![key(9)]);
+        oracle.holds(1, 0, key(9), 4);
+        oracle.winner("a", (1, 1), &winner(1, 5)).unwrap();
+        oracle.locks_excluded().unwrap_err();
+    }
+
+    #[test]
+    fn a_gap_and_a_repeat_of_events_are_seen() {
+        let event = |revision| v1::Event {
+            id: Some(v1::EventId {
+                revision,
+                ordinal: 0,
+            }),
+            kind: None,
+        };
+        let mut oracle = Oracle::default();
+        let first = oracle.event("a", None, &event(1)).unwrap();
+        let second = oracle.event("a", Some(first), &event(2)).unwrap();
+        oracle.event("a", Some(second), &event(2)).unwrap_err();
+        oracle.event("b", Some(first), &event(3)).unwrap_err();
+    }
+
+    #[test]
+    fn a_read_of_the_past_is_seen() {
+        let mut oracle = Oracle::default();
+        oracle.replied(7);
+        let newest = oracle.newest();
+        oracle.read("a", newest, 6).unwrap_err();
+        oracle.read("a", newest, 7).unwrap();
+    }
+}
