@@ -12,9 +12,9 @@ use super::world::{World, lock};
 /// Simulated time after the heal in which blocks must be made again, and a replacement under way must be done.
 const PROGRESS: Duration = Duration::from_secs(45);
 /// Until what was under way when faults ended (late copies, a transfer) has had its effect.
-const SETTLE: Duration = Duration::from_secs(8);
+const SETTLE: Duration = Duration::from_secs(6);
 /// How long no election may happen then.
-const CALM: Duration = Duration::from_secs(6);
+const CALM: Duration = Duration::from_secs(4);
 /// Simulated time in which all members are equal once nobody writes.
 const EQUAL: Duration = Duration::from_secs(20);
 /// Blocks that count as progress.
