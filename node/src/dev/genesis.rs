@@ -16,8 +16,9 @@ pub const BENEFICIARY: Address = address!("00000000000000000000000000000000000fe
 const ETHER: u64 = 1_000_000_000_000_000_000;
 /// Ether that every account starts with.
 const ETHER_EACH: u64 = 10_000;
-/// Gas of one shard: about 5,700 plain transfers, so that even one shard keeps up with a fast load.
-const SHARD_GAS_LIMIT: u64 = 120_000_000;
+/// Gas of one shard: about 2,850 plain transfers. A full shard is proposed at once, so that this bounds the work of one
+/// proposal and not the transactions of a second.
+const SHARD_GAS_LIMIT: u64 = 60_000_000;
 /// With 1 the gas target is the limit, so the base fee never rises: no load prices the ten accounts out.
 const ELASTICITY: u64 = 1;
 /// Wei per gas.
@@ -26,8 +27,8 @@ const GENESIS_BASE_FEE: u64 = 1_000_000_000;
 const GENESIS_TIMESTAMP: u64 = 1_704_067_200;
 /// A round is sealed with what there is once it has taken this many block times ...
 const SEAL_AFTER_BLOCK_TIMES: u32 = 2;
-/// ... but not before this much longer than one.
-const SEAL_AFTER_LEAST: Duration = Duration::from_millis(500);
+/// ... but not before this much longer than one: where all processes share two cores, executors may need it.
+const SEAL_AFTER_LEAST: Duration = Duration::from_secs(4);
 
 /// The config of a development chain.
 pub fn config(shards: u32, block_time: Duration) -> ChainConfig {

@@ -49,7 +49,7 @@ const AHEAD_MAX: usize = 1_500_000;
 const AHEAD_FROM_RATE: f64 = 500.0;
 /// Transactions under way for every shard, where the cluster sets the pace: somewhat more than a block holds, so that
 /// the next block's are there before the last is sealed.
-const WINDOW_A_SHARD: usize = 8_000;
+const WINDOW_A_SHARD: usize = 5_000;
 /// Most transactions under way.
 const WINDOW_MAX: usize = 64_000;
 /// Seconds of a load with a rate that may be under way.
