@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// File in the data folder.
 const FILE: &str = "cluster.json";
@@ -92,18 +93,38 @@ pub fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// `count` ports that are free on loopback now.
+/// Ports to choose from: below those that the system gives to outgoing connections, or one of these would take a port
+/// between its being found free and its being listened on.
+const CHOICE: std::ops::Range<u16> = 18_000..32_000;
+/// Where the next search in this process begins, beside a start that differs from process to process.
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// `count` ports that are free on loopback now. Another call in this process gives others.
 ///
 /// # Errors
 /// No free port.
 pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    // All are held until all are known, so that none is given twice.
-    let listeners = (0..count)
-        .map(|_| TcpListener::bind(loopback(0)))
-        .collect::<Result<Vec<_>, _>>()
-        .context("no free port on loopback")?;
-    let port = |listener: &TcpListener| Ok(listener.local_addr()?.port());
-    listeners.iter().map(port).collect()
+    let size = CHOICE.end - CHOICE.start;
+    let start = (std::process::id().wrapping_mul(61) % u32::from(size)) as u16;
+    let mut ports = Vec::with_capacity(count);
+    for _ in 0..size {
+        if ports.len() == count {
+            break;
+        }
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % size;
+        let port = CHOICE.start + (start + step) % size;
+        if TcpListener::bind(loopback(port)).is_ok() {
+            ports.push(port);
+        }
+    }
+    if ports.len() < count {
+        bail!(
+            "no free port on loopback between {} and {}",
+            CHOICE.start,
+            CHOICE.end
+        );
+    }
+    Ok(ports)
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ use troika_proto::{B256, LockRule};
 
 /// Longest that a replay goes on without another transaction included.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for the gateway to take a block's transactions, and the pause between two attempts.
+const SUBMIT_LIMIT: Duration = Duration::from_secs(20);
+const SUBMIT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A replayed block.
 #[derive(Debug)]
@@ -104,16 +107,29 @@ async fn replay_block(
     cluster: &mut Cluster,
 ) -> anyhow::Result<Replayed> {
     let started = Instant::now();
-    let raw = block.transactions.iter().map(|t| t.raw.clone()).collect();
-    let answers = cluster.submit()(raw).await;
+    let submit = cluster.submit();
     let mut refused = BTreeMap::new();
-    for (transaction, answer) in block.transactions.iter().zip(answers) {
-        match answer {
-            Ok(()) => {}
-            Err(Untaken::Never(reason)) => {
-                refused.insert(transaction.hash, reason);
+    let mut waiting: Vec<_> = block.transactions.iter().collect();
+    while !waiting.is_empty() {
+        let raw = waiting.iter().map(|t| t.raw.clone()).collect();
+        let answers = submit(raw).await;
+        let mut later = Vec::new();
+        for (transaction, answer) in waiting.into_iter().zip(answers) {
+            match answer {
+                Ok(()) => {}
+                Err(Untaken::Never(reason)) => {
+                    refused.insert(transaction.hash, reason);
+                }
+                Err(Untaken::Later) => later.push(transaction),
             }
-            Err(Untaken::Later) => bail!("the gateway's pool is too small for the block"),
+        }
+        waiting = later;
+        if !waiting.is_empty() {
+            // The pool is full until a block seals, or the store does not answer yet.
+            if started.elapsed() > SUBMIT_LIMIT {
+                bail!("the gateway did not take {} transactions", waiting.len());
+            }
+            tokio::time::sleep(SUBMIT_PAUSE).await;
         }
     }
     let store = cluster.store().clone();

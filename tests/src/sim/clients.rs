@@ -164,7 +164,7 @@ impl Client {
                         return answer;
                     }
                     Some(Err(error)) => {
-                        self.note(2, id, || format!("member {id} answers: {error}"))
+                        self.note(2, id, || format!("member {id} answers: {error}"));
                     }
                     None => self.note(3, id, || format!("member {id} died under the call")),
                 }
@@ -273,7 +273,7 @@ impl Client {
         let answer = self.ask(random, command).await;
         match answer.decision {
             Decision::Acquired => {
-                lock(&self.world.oracle).holds(round, shard, key, answer.revision)
+                lock(&self.world.oracle).holds(round, shard, key, answer.revision);
             }
             Decision::Winner(winner) => {
                 self.world
@@ -381,10 +381,13 @@ fn next_events(machine: &Machine, after: Option<EventId>) -> Next {
     }
 }
 
+/// A head's number and hash, and an account's nonce and balance there.
+type SeenHead = (u64, troika_proto::B256, Option<(u64, U256)>);
+
 /// What one read saw.
 struct Seen {
     revision: u64,
-    head: Option<(u64, troika_proto::B256, Option<(u64, U256)>)>,
+    head: Option<SeenHead>,
     winners: Vec<((u64, u32), troika_store::state::Winner)>,
 }
 

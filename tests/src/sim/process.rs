@@ -190,9 +190,7 @@ impl Hooks for SimHooks {
 
     fn random_u64(&self) -> u64 {
         debug_assert!(Runtime::now() >= self.started);
-        let process = self.process();
-        let number = lock(&process.random).draw();
-        number
+        lock(&self.process().random).draw()
     }
 
     fn blocking_cost(&self) -> Duration {
