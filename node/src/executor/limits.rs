@@ -31,7 +31,7 @@ pub const SENDER_TRANSACTIONS: usize = 4_096;
 /// Executors spread their first moves over this long, so that not all of them do the same work at once.
 pub const OPEN_SPREAD: Duration = Duration::from_millis(2);
 /// As [`OPEN_SPREAD`], for the order in which shards are proposed.
-pub const PROPOSE_SPREAD: Duration = Duration::from_millis(2);
+pub const PROPOSE_SPREAD: Duration = Duration::from_millis(6);
 /// The spread of a proposal grows by this for every transaction in it: so much work is saved where a winner is heard.
 pub const PROPOSE_SPREAD_PER_TRANSACTION: Duration = Duration::from_micros(20);
 /// Most that the spread of a proposal grows to.
