@@ -1,6 +1,6 @@
 //! Makes the load's transactions: the same seed and nonces give the same bytes.
 //!
-//! Planning is sequential and cheap, signing is neither: [`Generator::next`] decides what is sent, [`sign_all`] signs a
+//! Planning is sequential and cheap, signing is neither: [`Generator::plan`] decides what is sent, [`sign_all`] signs a
 //! batch on all cores.
 
 use super::accounts::{Keyed, load_accounts};
