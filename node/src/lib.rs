@@ -2,7 +2,8 @@
 //!
 //! Execution is pure (a block's transactions and a view of the state in, an outcome out); everything around it talks to
 //! the store over gRPC alone. Only [`dev`] and [`replay`] link `troika-store`, to start members in their own process,
-//! and even they speak to those members over loopback gRPC.
+//! and even they speak to those members over loopback gRPC. (The planted bugs of `troika_store::mutant` are one list for
+//! the store and the node; without their cargo feature they are nothing.)
 
 pub mod bench;
 pub mod cli;

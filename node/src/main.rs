@@ -31,7 +31,10 @@ fn main() -> ExitCode {
 /// False: it ran, and what it ran for did not come true; it has said so.
 async fn run(command: Command) -> anyhow::Result<bool> {
     match command {
-        Command::Dev(args) => return dev::run(args).await,
+        Command::Dev(args) => {
+            troika_store::mutant::plant("dev").map_err(anyhow::Error::msg)?;
+            return dev::run(args).await;
+        }
         Command::Replay(args) => return replay::run(args).await,
         Command::Executor(args) => serve::executor(args).await?,
         Command::Gateway(args) => serve::gateway(args).await?,

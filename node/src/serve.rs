@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
+use troika_store::mutant::plant;
 
 /// Pause before a gateway looks again whether the store is there.
 const START_PAUSE: Duration = Duration::from_millis(500);
@@ -27,6 +28,7 @@ pub async fn executor(args: ExecutorArgs) -> anyhow::Result<()> {
     let name = args
         .name
         .unwrap_or_else(|| format!("executor-{}", args.listen.port()));
+    plant(&name).map_err(anyhow::Error::msg)?;
     let store = store_options(args.store.store, tls.as_ref());
     let shards = (args.shards.first, args.shards.last);
     let mut config = ExecutorConfig::new(name, store, shards, args.listen);
@@ -49,6 +51,7 @@ pub async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
     let name = args
         .name
         .unwrap_or_else(|| format!("gateway-{}", args.rpc.port()));
+    plant(&name).map_err(anyhow::Error::msg)?;
     let store = StoreClient::new(store_options(args.store.store, tls.as_ref()))?;
     let config = gateway::Config {
         name,

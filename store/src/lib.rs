@@ -7,6 +7,7 @@ pub mod clock;
 pub mod ctl;
 pub mod db;
 pub mod limits;
+pub mod mutant;
 pub mod raft;
 pub mod runtime;
 pub mod server;

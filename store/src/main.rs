@@ -29,6 +29,10 @@ enum Command {
     Inspect(Inspect),
     /// Make the data directory of the first member of a new cluster from a backup.
     Restore(Restore),
+    /// List the bugs that can be planted in this build (JSON).
+    #[cfg(feature = "mutants")]
+    #[command(hide = true)]
+    Mutants,
 }
 
 #[derive(Args)]
@@ -129,6 +133,11 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => return serve(*arguments),
         Command::Inspect(arguments) => print_inspection(&arguments),
         Command::Restore(arguments) => run_restore(&arguments),
+        #[cfg(feature = "mutants")]
+        Command::Mutants => {
+            println!("{}", troika_store::mutant::json());
+            Ok(())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -143,6 +152,9 @@ fn fail(message: &str) -> ExitCode {
 
 fn serve(arguments: Serve) -> ExitCode {
     log::start(arguments.log);
+    if let Err(message) = troika_store::mutant::plant(&arguments.id.to_string()) {
+        return fail(&message);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

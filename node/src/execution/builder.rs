@@ -10,7 +10,8 @@ use alloy_primitives::map::HashSet;
 use alloy_primitives::{B256, U256};
 use std::sync::Arc;
 use troika_proto::limits::{MAX_SHARD_MESSAGE_BYTES, MAX_SHARD_TRANSACTIONS};
-use troika_proto::{Diff, Environment, LockKey, Log, Receipt, Shard, ShardBody};
+use troika_proto::{Address, Delta, Diff, Environment, LockKey, Log, Receipt, Shard, ShardBody};
+use troika_store::mutant::{self, Mutant};
 
 /// Bytes of a shard's message that its header, its framing and a caller's own fields may take.
 const MESSAGE_RESERVE_BYTES: usize = 256 * 1024;
@@ -229,12 +230,23 @@ impl<V: StateView> Builder<V> {
                 logs: t.logs.clone(),
             }
         };
-        let body = ShardBody {
+        let mut body = ShardBody {
             receipts: included.iter().map(receipt).collect(),
             transactions: included.iter().map(|t| t.transaction.raw.clone()).collect(),
             diff: self.diff(),
         };
-        Shard::new(index, body, self.fees(), self.rules.lock_rule)
+        if mutant::on(Mutant::DiffMakesMoney) && !included.is_empty() {
+            let lucky = body.diff.accounts.entry(Address::repeat_byte(0xee));
+            lucky.or_default().balance = Delta::rise(U256::from(10).pow(U256::from(18)));
+        }
+        let mut shard = Shard::new(index, body, self.fees(), self.rules.lock_rule);
+        if mutant::on(Mutant::CreditsLeftOut) {
+            let mut covered = shard.body.diff.clone();
+            covered.accounts.retain(|_, account| !account.is_credit());
+            shard.header.diff_root = covered.root(self.rules.lock_rule);
+            shard.hash = shard.header.hash();
+        }
+        shard
     }
 
     /// The net changes against the parent, fees left out.

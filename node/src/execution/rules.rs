@@ -10,6 +10,7 @@ use revm::handler::validation::validate_initial_tx_gas;
 use revm::primitives::U256;
 use revm::primitives::hardfork::SpecId;
 use troika_proto::{ChainConfig, Environment, LockRule, Spec};
+use troika_store::mutant::{self, Mutant};
 
 /// What stays the same for every shard of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +113,9 @@ impl Rules {
     }
 
     pub(super) fn cfg(&self) -> CfgEnv {
-        CfgEnv::new_with_spec(self.spec_id()).with_chain_id(self.chain_id)
+        let mut cfg = CfgEnv::new_with_spec(self.spec_id()).with_chain_id(self.chain_id);
+        cfg.disable_nonce_check = mutant::on(Mutant::IncludedTwice);
+        cfg
     }
 }
 

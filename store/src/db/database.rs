@@ -9,6 +9,7 @@ use super::{
     error::DbError,
     files::{Files, TEMPORARY},
 };
+use crate::mutant::{self, Mutant};
 
 /// Bytes of the checksum in front of every value.
 pub const CHECKSUM_BYTES: usize = 4;
@@ -41,7 +42,10 @@ pub fn create(
     cache_bytes: usize,
     fill: impl FnOnce(&Database) -> Result<(), DbError>,
 ) -> Result<(), DbError> {
-    let temporary = format!("{name}{TEMPORARY}");
+    let temporary = match mutant::on(Mutant::CreatedInPlace) {
+        true => name.to_owned(),
+        false => format!("{name}{TEMPORARY}"),
+    };
     let database = begin(files, &temporary, cache_bytes)?;
     fill(&database)?;
     close(&temporary, database)?;

@@ -37,6 +37,7 @@ use super::{
 };
 use crate::{
     limits::{LOG_CACHE_BYTES, LOG_COMMIT_BYTES, LOG_QUEUE_BYTES},
+    mutant::{self, Mutant},
     runtime::Runtime,
 };
 
@@ -79,16 +80,20 @@ impl LogMeta {
                     if self.first == self.next {
                         self.first = first.index;
                     }
-                    self.next = last.index + 1;
+                    self.next = match mutant::on(Mutant::TruncateForgotten) {
+                        true => self.next.max(last.index + 1),
+                        false => last.index + 1,
+                    };
                 }
             }
+            Change::TruncateFrom(_) if mutant::on(Mutant::TruncateForgotten) => {}
             Change::TruncateFrom(from) => {
                 self.next = self.next.min(*from);
                 self.first = self.first.min(self.next);
             }
             Change::Purge(index, id) => {
                 self.purged_index = *index;
-                self.purged_id = Some(id.clone());
+                self.purged_id = (!mutant::on(Mutant::PurgeMarkLost)).then(|| id.clone());
                 self.first = self.first.max(index + 1);
                 self.next = self.next.max(self.first);
             }

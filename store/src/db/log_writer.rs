@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     limits::{LOG_COMMITTED_IDLE_MS, LOG_PURGE_ENTRIES},
+    mutant::{self, Mutant},
     runtime::{Runtime, Worker},
 };
 
@@ -33,7 +34,10 @@ pub(super) async fn run(queue: Arc<Queue>, opened: Arc<Opened>, alarm: Alarm, mu
     let mut purging = meta.purged_id.is_some();
     while wait_for_work(&queue, purging).await {
         let (taken, committed) = queue.take();
-        let (changes, told) = split(taken);
+        let (changes, mut told) = split(taken);
+        if mutant::on(Mutant::AckBeforeFsync) {
+            told.drain(..).for_each(|queued| tell(queued, Ok(())));
+        }
         changes.iter().for_each(|change| meta.follow(change));
         meta.committed = committed.or(meta.committed.take());
         let commit = Commit {
@@ -127,6 +131,7 @@ fn write(opened: &Opened, commit: &Commit) -> Result<bool, DbError> {
             for change in &commit.changes {
                 match change {
                     Change::Append(records) => append(&mut entries, records, &mut scratch)?,
+                    Change::TruncateFrom(_) if mutant::on(Mutant::TruncateForgotten) => {}
                     Change::TruncateFrom(from) => entries.retain_in(*from.., |_, _| false)?,
                     // In the meta record.
                     Change::Vote(_) | Change::Purge(..) => {}
@@ -152,6 +157,15 @@ fn append(
     records: &[Record],
     scratch: &mut Vec<u8>,
 ) -> Result<(), redb::Error> {
+    if mutant::on(Mutant::TruncateForgotten) {
+        for record in records {
+            entries.insert(
+                record.index,
+                &seal(&record.index.to_be_bytes(), &record.bytes)[..],
+            )?;
+        }
+        return Ok(());
+    }
     let mut end = entries.upper_bound_mut(Bound::<u64>::Unbounded)?;
     for record in records {
         scratch.clear();

@@ -24,7 +24,11 @@ use super::{
     files::Files,
     snapshot::Received,
 };
-use crate::{limits::STATE_CACHE_BYTES, state::Change};
+use crate::{
+    limits::STATE_CACHE_BYTES,
+    mutant::{self, Mutant},
+    state::Change,
+};
 
 /// The file's name.
 pub const STATE: &str = "state.redb";
@@ -110,9 +114,12 @@ impl StateFile {
                         }
                     }
                 }
-                let mut meta = transaction.open_table(META)?;
-                meta.insert(APPLIED, seal(APPLIED.as_bytes(), applied).as_slice())?;
             }
+            if mutant::on(Mutant::CheckpointInTwoSteps) {
+                transaction.commit()?;
+                transaction = opened.database.begin_write()?;
+            }
+            put_applied(&transaction, applied)?;
             transaction.commit()?;
             Ok(written)
         };

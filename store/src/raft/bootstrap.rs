@@ -20,6 +20,7 @@ use super::identity::hex;
 use super::network::{Kind, MemberId};
 use super::peers::Peer;
 use super::types::MemberNode;
+use crate::mutant::{self, Mutant};
 use crate::runtime::Runtime;
 use crate::state::limits::MAX_FEATURE_LEVEL;
 
@@ -96,6 +97,9 @@ pub(super) async fn ask_all(
 
 /// What the others' answers mean for this member: it may not take part, and why.
 fn verdict(core: &Core, replies: &BTreeMap<MemberId, wire::HelloReply>) -> Option<Stopped> {
+    if mutant::on(Mutant::WipedVoterReturns) {
+        return None;
+    }
     let own = core.peers.identity().incarnation();
     let formed = || replies.values().filter(|reply| reply.formed);
     if let Some(reply) = formed()

@@ -20,8 +20,9 @@ use super::error::ProposeError;
 use super::forward::Connection;
 use super::pending::{Outcome, Pending, Proposed};
 use super::types::TypeConfig;
+use crate::mutant::{self, Mutant};
 use crate::runtime::Runtime;
-use crate::state::{Batch, Command};
+use crate::state::{Batch, Command, Machine};
 
 type Reply = oneshot::Receiver<ClientWriteResult<TypeConfig>>;
 
@@ -131,6 +132,10 @@ impl Dispatcher {
             pending.offered.store(true, Ordering::Relaxed);
         }
         let (responder, decided) = ProgressResponder::complete_only();
+        if mutant::on(Mutant::AnsweredBeforeCommit) {
+            core.waiting
+                .answer_early(&commands, core.shared.read(Machine::revision) + 1);
+        }
         permit.send(UnderWay {
             decided,
             commands,
@@ -211,7 +216,10 @@ pub(super) fn offer_again(core: &Core, commands: Vec<Pending>) {
 async fn tell_decisions(core: Arc<Core>, mut under_way: mpsc::Receiver<UnderWay>) {
     while let Some(entry) = under_way.recv().await {
         match entry.decided.await {
-            Ok(Ok(written)) => {
+            Ok(Ok(mut written)) => {
+                if mutant::on(Mutant::AnswersSwapped) {
+                    written.data.0.reverse();
+                }
                 let (index, term) = (written.log_id.index, written.log_id.leader_id.term);
                 let now = Runtime::now();
                 debug_assert_eq!(written.data.0.len(), entry.commands.len());

@@ -14,6 +14,7 @@ use super::identity::Verdict;
 use super::network::{Envelope, Kind};
 use super::wire as messages;
 use super::{admin, bootstrap, forward, snapshot};
+use crate::mutant::{self, Mutant};
 use crate::runtime::Runtime;
 
 /// A member's door for other members. Cheap to clone.
@@ -187,7 +188,8 @@ impl Door {
             }
             Kind::PreVote => {
                 let request = messages::vote_request_from(payload).map_err(No::malformed)?;
-                let vote = core.raft.pre_vote(request).await.map_err(No::not_ready)?;
+                let mut vote = core.raft.pre_vote(request).await.map_err(No::not_ready)?;
+                vote.vote_granted |= mutant::on(Mutant::PreVoteGranted);
                 messages::vote_reply_to(&vote).encode_to_vec()
             }
             Kind::TransferLeader => {

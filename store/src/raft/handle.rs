@@ -20,6 +20,7 @@ use super::network::MemberId;
 use super::pending::{Caller, Outcome, Pending, Proposed};
 use super::status::{MemberInfo, MemberStatus, Role};
 use crate::db::DbError;
+use crate::mutant::{self, Mutant};
 use crate::runtime::{Instant, Runtime};
 use crate::state::{Answer, Command, Decision, Machine, RecordKey};
 
@@ -202,6 +203,9 @@ impl Handle {
     pub async fn linearize(&self, deadline: Instant) -> Result<(), ProposeError> {
         if let Some(fault) = self.core.fault() {
             return Err(fault);
+        }
+        if mutant::on(Mutant::StaleUndecided) {
+            return Ok(());
         }
         let index = self.core.reads.index(deadline).await?;
         self.core.wait_applied(index, deadline).await

@@ -16,6 +16,7 @@ use prost::Message;
 use troika_proto::member::v1::{Refused, refused::Code};
 
 use super::network::{Envelope, Kind, MemberId};
+use crate::mutant::{self, Mutant};
 
 /// Random identity of a data directory.
 pub type Incarnation = [u8; 16];
@@ -185,6 +186,12 @@ impl Identity {
             && own != named
         {
             return self.other_cluster(own, named);
+        }
+        if mutant::on(Mutant::WipedVoterReturns) {
+            return match self.cluster() {
+                Some(_) => Verdict::Take,
+                None => Verdict::Adopt(named),
+            };
         }
         if envelope.to_incarnation != self.incarnation_bytes {
             let message = format!(

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     db::{DbError, LogFile, Record, Recovered},
     limits::{LOG_READ_BYTES, LOG_TAIL_BYTES},
+    mutant::{self, Mutant},
 };
 
 /// openraft's log storage, and its reader. Clones share one log.
@@ -259,7 +260,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.file.save_vote(codec::encode_vote(vote)).await?;
+        if !mutant::on(Mutant::VoteNotPersisted) {
+            self.file.save_vote(codec::encode_vote(vote)).await?;
+        }
         self.memory().vote = Some(*vote);
         Ok(())
     }

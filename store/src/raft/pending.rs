@@ -362,6 +362,32 @@ impl Waiting {
         pending.tell(outcome);
     }
 
+    /// The mistake of [`Mutant::AnsweredBeforeCommit`](crate::mutant::Mutant::AnsweredBeforeCommit).
+    pub(super) fn answer_early(&self, commands: &[Pending], revision: u64) {
+        for pending in commands {
+            let Command::AcceptShard(accept) = &pending.command else {
+                continue;
+            };
+            let decision = Decision::Winner(crate::state::Winner {
+                shard_hash: accept.proposal.hash,
+                executor: accept.executor.clone(),
+                revision,
+            });
+            let mut races = lock(&self.races.0);
+            let waiting = races.get_mut(&(accept.round, accept.shard));
+            for loser in waiting.into_iter().flat_map(std::mem::take) {
+                loser.tell(Ok(Proposed {
+                    answer: Answer {
+                        revision,
+                        decision: decision.clone(),
+                    },
+                    log_index: 0,
+                    term: 0,
+                }));
+            }
+        }
+    }
+
     /// Ends the queued commands that nobody waits for.
     pub fn drop_unwanted(&self, now: Instant) {
         for pending in self.queue.take_unwanted(now) {

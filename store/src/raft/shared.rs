@@ -27,6 +27,7 @@ use crate::{
         CHECKPOINT_BYTES, CHECKPOINT_INTERVAL_MS, MAX_UNWRITTEN_BYTES, STATE_HASH_INTERVAL,
         STATE_HASHES_KEPT,
     },
+    mutant::{self, Mutant},
     runtime::Runtime,
     state::{Generation, LoadError, Machine, RecordKey, StateHash},
 };
@@ -115,6 +116,7 @@ impl Shared {
         let unwritten = {
             let memory = self.memory();
             let frozen = memory.frozen.as_ref();
+            let frozen = frozen.filter(|_| !mutant::on(Mutant::ColdMissesFrozen));
             let current = memory.machine.unwritten(key);
             current.or_else(|| frozen.and_then(|generation| generation.cold(key)))
         };
@@ -271,6 +273,9 @@ impl Shared {
     fn apply_one(&self, memory: &mut Memory, entry: &Entry) -> Result<Decisions, io::Error> {
         let mut decisions = Decisions::default();
         match effect(entry) {
+            Effect::Nothing if mutant::on(Mutant::LocksDroppedAtLeaderChange) => {
+                memory.machine.forget_locks();
+            }
             Effect::Nothing => {}
             Effect::Commands(batch) => {
                 let answers = memory.machine.apply_batch(batch);
@@ -313,6 +318,16 @@ impl Shared {
             memory.frozen = Some(generation.clone());
             (generation, memory.meta.clone())
         };
+        let mut meta = meta;
+        if mutant::on(Mutant::CheckpointAheadOfState) {
+            Runtime::sleep(Duration::from_millis(1)).await;
+            meta = self.meta();
+        }
+        if mutant::on(Mutant::SnapshotOffByOne)
+            && let Some(id) = &mut meta.last_log_id
+        {
+            id.index += 1;
+        }
         let started = Runtime::now();
         let (state, applied) = (self.state.clone(), codec::encode_meta(&meta));
         let written =

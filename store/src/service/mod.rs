@@ -23,12 +23,33 @@ pub use health::{READY_SERVICE, report_health};
 
 use crate::raft::Handle;
 use context::Context;
+use futures::stream::BoxStream;
+use tonic::Status;
 use tonic::service::Routes;
 use troika_proto::DESCRIPTORS;
 use troika_proto::limits::MAX_MESSAGE_BYTES;
-use troika_proto::v1::cluster_server::ClusterServer;
-use troika_proto::v1::rounds_server::RoundsServer;
-use troika_proto::v1::state_server::StateServer;
+use troika_proto::v1::WatchResponse;
+use troika_proto::v1::cluster_server::{self, ClusterServer};
+use troika_proto::v1::rounds_server::{self, RoundsServer};
+use troika_proto::v1::state_server::{self, StateServer};
+
+/// What [`Rounds::watch`](rounds_server::Rounds::watch) of [`rounds()`] streams.
+pub type Watched = BoxStream<'static, Result<WatchResponse, Status>>;
+
+/// The service `Rounds` for callers in the same process: a simulation's clients call it without a server.
+pub fn rounds(handle: Handle) -> impl rounds_server::Rounds<WatchStream = Watched> {
+    rounds::RoundsService::new(Context::new(handle))
+}
+
+/// The service `State` for callers in the same process.
+pub fn state(handle: Handle) -> impl state_server::State {
+    state::StateService::new(Context::new(handle))
+}
+
+/// The service `Cluster` for callers in the same process.
+pub fn cluster(handle: Handle) -> impl cluster_server::Cluster {
+    cluster::ClusterService::new(Context::new(handle))
+}
 
 /// Everything that a member offers to clients: `Rounds`, `State`, `Cluster`, health and reflection.
 ///

@@ -7,6 +7,7 @@
 use super::context::Context;
 use super::limits::{WATCH_BYTES, WATCH_SILENCE};
 use super::status::Fault;
+use crate::mutant::{self, Mutant};
 use crate::runtime::Runtime;
 use crate::state::{EventId, Machine};
 use futures::StreamExt;
@@ -72,7 +73,7 @@ pub(super) fn watch(
     // Subscribed before anything is read: no change between the two can be missed.
     let revisions = context.handle().revisions();
     let after = match &request.after {
-        Some(id) => EventId::from(*id),
+        Some(id) => resumed(EventId::from(*id)),
         None => context.read(Machine::newest_event),
     };
     let watcher = Watcher {
@@ -88,6 +89,17 @@ pub(super) fn watch(
         Some((message.map_err(Status::from), watcher))
     });
     Ok(stream.boxed())
+}
+
+/// Where a watch that has seen everything up to `after` goes on: there.
+fn resumed(mut after: EventId) -> EventId {
+    if mutant::on(Mutant::WatchSkips) {
+        after.revision += 1;
+    }
+    if mutant::on(Mutant::WatchRepeats) {
+        after.revision = after.revision.saturating_sub(1);
+    }
+    after
 }
 
 impl Watcher {

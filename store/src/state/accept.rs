@@ -1,7 +1,7 @@
 //! Accepting shards, taking locks ahead, and noting dissent.
 
 use super::command::{AcceptShard, AcquireLocks, ReportDissent, RoundKind};
-use super::decision::{Decision, Refusal};
+use super::decision::{Decision, Holder, Refusal};
 use super::evidence::{Evidence, VoidReason};
 use super::history::{EventKind, LocksEvent};
 use super::layers::{Account, StateAt};
@@ -9,6 +9,7 @@ use super::limits::{MAX_DISSENT_PER_SHARD, MAX_HELD_KEYS};
 use super::machine::{Machine, no_chain};
 use super::records::{RecordKey, Value, held, round as record};
 use super::round::{Accepted, CompactWinner, Dissent, Live, Lock, digest_held};
+use crate::mutant::{self, Mutant};
 use std::sync::Arc;
 use troika_proto::v1::RefusalCode;
 use troika_proto::{
@@ -36,7 +37,9 @@ impl Machine {
         let live = self.live.get(&accept.round).ok_or_else(no_chain)?;
         let diff = &accept.proposal.body.diff;
         let conflicts: Vec<_> = lock_keys(diff, chain.config.lock_rule)
+            .filter(|key| key.slot.is_none() || !mutant::on(Mutant::SlotConflictAccepted))
             .filter_map(|key| live.other_holder(&key, accept.shard))
+            .filter(|holder| !self.is_expired(holder))
             .collect();
         if !conflicts.is_empty() {
             return Ok(Decision::Conflict(conflicts));
@@ -155,6 +158,7 @@ impl Machine {
         let keys = acquire.keys.iter();
         let conflicts: Vec<_> = keys
             .filter_map(|key| live.other_holder(key, shard))
+            .filter(|holder| !self.is_expired(holder))
             .collect();
         if !conflicts.is_empty() {
             return Ok(Decision::Conflict(conflicts));
@@ -185,6 +189,11 @@ impl Machine {
             keys: new,
         })));
         Ok(Decision::Acquired)
+    }
+
+    /// The mistake of [`Mutant::LocksExpire`]; without it never true.
+    fn is_expired(&self, holder: &Holder) -> bool {
+        mutant::on(Mutant::LocksExpire) && holder.revision + 8 < self.revision
     }
 
     pub(super) fn report_dissent(&mut self, report: &ReportDissent) -> Result<Decision, Refusal> {
@@ -300,7 +309,9 @@ fn check_shard(
     // A product of two 64-bit numbers fits.
     let burned = U256::from(header.gas_used) * U256::from(environment.base_fee);
     let minted = header.fees.checked_add(burned);
-    if minted.is_none_or(|minted| shard.body.diff.makes_money(minted)) {
+    if minted.is_none_or(|minted| shard.body.diff.makes_money(minted))
+        && !mutant::on(Mutant::DiffMakesMoney)
+    {
         let message = format!(
             "balance changes, fees of {} and a burned base fee of {burned} add up to more than zero",
             header.fees

@@ -10,6 +10,7 @@ use super::records::{
 };
 use super::round::{CompactWinner, Live, Round, RoundStatus, digest_held, sum_round};
 use super::state_hash::{Digest, Item, StateHash};
+use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use std::sync::Arc;
 use troika_proto::B256;
@@ -65,12 +66,27 @@ impl Machine {
                 expected: meta.state_hash,
                 found,
             }),
-            _ => Ok(machine),
+            _ => {
+                if mutant::on(Mutant::RevisionReused) {
+                    machine.revision = machine.revision.saturating_sub(1);
+                }
+                Ok(machine)
+            }
         }
     }
 
     fn load_accepted(&mut self, id: u64, bytes: Bytes) -> Result<(), Corrupt> {
-        let accepted = Arc::new(shard::decode(bytes)?);
+        let mut accepted = shard::decode(bytes)?;
+        if mutant::on(Mutant::DeltaAppliedTwice) {
+            let proposal = Arc::make_mut(&mut accepted.accept.proposal);
+            for account in proposal.body.diff.accounts.values_mut() {
+                account.balance = account
+                    .balance
+                    .checked_add(account.balance)
+                    .unwrap_or_default();
+            }
+        }
+        let accepted = Arc::new(accepted);
         let missing = || Corrupt::new("shard", "belongs to no chain");
         let rule = self.chain.as_ref().ok_or_else(missing)?.config.lock_rule;
         let accept = &accepted.accept;
@@ -86,7 +102,9 @@ impl Machine {
         }
         let shard = accept.shard;
         live.release_ahead(shard);
-        live.accept(accepted, winner, rule);
+        if !mutant::on(Mutant::DecidedOverwritten) {
+            live.accept(accepted, winner, rule);
+        }
         self.items.add(live.round.digest_winner(shard, &winner));
         Ok(())
     }
@@ -124,7 +142,9 @@ impl Machine {
         self.items.add(digest_held(id, shard, revision, &keys));
         let live = self.live.get_mut(&id);
         let live = live.ok_or_else(|| Corrupt::new("held", "belongs to no open round"))?;
-        live.take_ahead(shard, revision, &keys);
+        if !mutant::on(Mutant::SnapshotWithoutLocks) {
+            live.take_ahead(shard, revision, &keys);
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use super::limits::MAX_FEATURE_LEVEL;
 use super::records::{RecordKey, Value, executor, meta};
 use super::round::{CompactWinner, Live, NOBODY, Round};
 use super::state_hash::{Digest, Item, StateHash};
+use crate::mutant::{self, Mutant};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -132,6 +133,12 @@ impl Machine {
         if batch.feature_level() > MAX_FEATURE_LEVEL {
             let needed = batch.feature_level();
             return Err(Fault::FeatureLevel { needed });
+        }
+        if mutant::on(Mutant::ApplyReordered) {
+            let backwards = batch.commands().iter().rev().map(|c| self.apply(c));
+            let mut answers = backwards.collect::<Result<Vec<_>, _>>()?;
+            answers.reverse();
+            return Ok(answers);
         }
         batch.commands().iter().map(|c| self.apply(c)).collect()
     }
@@ -273,6 +280,15 @@ impl Machine {
         self.items.add(digest.bytes(name.as_bytes()));
         self.executor_numbers.insert(name.clone(), number);
         self.executors.push(name);
+    }
+
+    /// The mistake of [`Mutant::LocksDroppedAtLeaderChange`].
+    pub(crate) fn forget_locks(&mut self) {
+        for live in self.live.values_mut() {
+            for key in live.held.values().flat_map(|keys| keys.iter()) {
+                live.locks.remove(key);
+            }
+        }
     }
 
     /// Hash of the whole state: equal on all members that applied the same entries.

@@ -5,6 +5,7 @@ use super::decision::{Holder, Revision, RoundId};
 use super::evidence::{Evidence, VoidReason};
 use super::point_map::PointMap;
 use super::state_hash::{Digest, Item, StateHash};
+use crate::mutant::{self, Mutant};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use troika_proto::{B256, Environment, Header, LockKey, v1};
@@ -271,7 +272,9 @@ impl Live {
         for id in revisions {
             if let Some(keys) = self.held.remove(&id) {
                 for key in keys.iter() {
-                    self.locks.remove(key);
+                    if !mutant::on(Mutant::LockReleaseForgotten) {
+                        self.locks.remove(key);
+                    }
                 }
                 self.held_keys -= keys.len();
                 released.push((id.1, keys));

@@ -5,7 +5,9 @@ use crate::store_client::{Round, RoundKind, Winner};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
-use troika_proto::{B256, Header, v1};
+use troika_proto::wire::hash_bytes;
+use troika_proto::{B256, Header, Shard, v1};
+use troika_store::mutant::{self, Mutant};
 
 /// How a round ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,9 +52,47 @@ struct State {
 pub struct RoundBook {
     state: Mutex<State>,
     version: watch::Sender<u64>,
+    /// This executor's own proposals, which only a planted bug looks at.
+    own: Mutex<BTreeMap<(u64, u32), Arc<v1::FeedShard>>>,
 }
 
 impl RoundBook {
+    /// Nothing, unless a bug of the feed is planted.
+    pub fn proposing(&self, round: u64, executor: &str, shard: &Arc<Shard>) {
+        let early = mutant::on(Mutant::FeedBeforeCommit);
+        if !early && !mutant::on(Mutant::FeedOwnProposal) {
+            return;
+        }
+        let winner = Winner {
+            shard_hash: shard.hash,
+            executor: executor.to_owned(),
+            revision: 0,
+        };
+        let index = shard.header.index;
+        let item = v1::FeedShard {
+            index,
+            winner: Some(v1::Winner {
+                shard_hash: hash_bytes(shard.hash),
+                executor: executor.to_owned(),
+                revision: 0,
+            }),
+            header: Some((&shard.header).into()),
+            body: Some((&shard.body).into()),
+        };
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.insert((round, index), Arc::new(item));
+        drop(own);
+        if early {
+            self.decided(round, index, &winner);
+        }
+    }
+
+    /// What the feed sends instead of the accepted shard: nothing, unless a bug of the feed is planted.
+    pub fn own(&self, round: u64, shard: u32) -> Option<Arc<v1::FeedShard>> {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.get(&(round, shard)).cloned()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -74,6 +74,9 @@ impl Source {
         round: u64,
         shard: u32,
     ) -> Result<Option<Arc<v1::FeedShard>>, StoreError> {
+        if let Some(own) = self.book.own(round, shard) {
+            return Ok(Some(own));
+        }
         let place = (round, shard);
         if let Some(known) = self.shards().by_place.get(&place) {
             return Ok(Some(known.clone()));

@@ -129,6 +129,9 @@ impl Race {
     }
 
     fn proposing(&self, shard: Arc<Shard>) {
+        self.shared
+            .book
+            .proposing(self.round.number, &self.shared.name, &shard);
         self.state().proposals.insert(shard.header.index, shard);
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use troika_proto::Shard;
+use troika_store::mutant::{self, Mutant};
 
 /// Rebuilds from fresh state that the store's refusal of a proposal as wrong is answered by, at most.
 const REBUILDS: usize = 2;
@@ -53,6 +54,9 @@ struct Runner {
 
 impl Runner {
     async fn race(&mut self) {
+        if mutant::on(Mutant::ProposesAtOnce) {
+            return self.propose().await;
+        }
         loop {
             self.pool.borrow_and_update();
             // Asked before: what a gateway sent until then is in the pool, and thereby in what is appended.

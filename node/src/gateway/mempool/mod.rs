@@ -20,6 +20,7 @@ use super::limits::{
 use alloy_primitives::{Address, B256, Bytes, U256};
 use queue::{Entry, Queue, Worth};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use troika_store::mutant::{self, Mutant};
 
 /// A transaction as the pool sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +150,10 @@ impl Mempool {
         let queue = self.queues.get(&sender);
         let next = queue.map_or(state.nonce, |q| q.nonce.max(state.nonce));
         let found = pooled.nonce;
+        let next = match mutant::on(Mutant::IncludedTwice) {
+            true => next.min(found),
+            false => next,
+        };
         if found < next {
             return Err(Reject::NonceTooLow { next, found });
         }
