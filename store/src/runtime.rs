@@ -242,6 +242,43 @@ impl fmt::Debug for Worker {
     }
 }
 
+/// A sleep of openraft's.
+///
+/// openraft gathers wake-ups with pauses of a microsecond, which tokio's timer would make a whole millisecond of, on the
+/// path of every commit. What is shorter than [`Pause::SHORTEST`] lets the other tasks run once instead.
+pub enum Pause {
+    /// Over when the tasks that are ready now have run.
+    Turn {
+        /// Whether they have been let.
+        taken: bool,
+    },
+    /// Over at a time.
+    Timer(Pin<Box<Sleep>>),
+}
+
+impl Pause {
+    /// Shorter than the timer can tell.
+    const SHORTEST: Duration = Duration::from_micros(100);
+
+    const TURN: Self = Self::Turn { taken: false };
+}
+
+impl Future for Pause {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        match &mut *self {
+            Self::Timer(sleep) => sleep.as_mut().poll(context),
+            Self::Turn { taken: true } => Poll::Ready(()),
+            Self::Turn { taken } => {
+                *taken = true;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}
+
 /// A task behind its gate.
 struct Gated<T> {
     gate: Box<dyn Gate>,
@@ -290,7 +327,7 @@ impl fmt::Debug for Runtime {
 impl openraft::AsyncRuntime for Runtime {
     type JoinError = JoinError;
     type JoinHandle<T: OptionalSend + 'static> = JoinHandle<T>;
-    type Sleep = Sleep;
+    type Sleep = Pause;
     type Instant = on_tokio::TokioInstant;
     type TimeoutError = Elapsed;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = Timeout<T>;
@@ -308,12 +345,19 @@ impl openraft::AsyncRuntime for Runtime {
         Runtime::spawn(future)
     }
 
-    fn sleep(duration: Duration) -> Sleep {
-        Runtime::sleep(duration)
+    fn sleep(duration: Duration) -> Pause {
+        if duration < Pause::SHORTEST {
+            return Pause::TURN;
+        }
+        Pause::Timer(Box::pin(Runtime::sleep(duration)))
     }
 
-    fn sleep_until(deadline: Self::Instant) -> Sleep {
-        on_tokio::TokioRuntime::sleep_until(deadline)
+    fn sleep_until(deadline: Self::Instant) -> Pause {
+        let now = <Self::Instant as openraft::Instant>::now();
+        if deadline < now + Pause::SHORTEST {
+            return Pause::TURN;
+        }
+        Pause::Timer(Box::pin(on_tokio::TokioRuntime::sleep_until(deadline)))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
@@ -408,6 +452,20 @@ mod tests {
             next: RefCell::new(0),
             tasks: RefCell::default(),
         })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_too_short_for_the_timer_costs_no_time() {
+        use openraft::AsyncRuntime;
+        let started = Runtime::now();
+        for _ in 0..100 {
+            <Runtime as AsyncRuntime>::sleep(Duration::from_micros(1)).await;
+            let now = <<Runtime as AsyncRuntime>::Instant as openraft::Instant>::now();
+            <Runtime as AsyncRuntime>::sleep_until(now + Duration::from_micros(1)).await;
+        }
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        <Runtime as AsyncRuntime>::sleep(Duration::from_millis(5)).await;
+        assert!(started.elapsed() >= Duration::from_millis(5));
     }
 
     #[tokio::test]
