@@ -258,6 +258,28 @@ pub struct GenesisArgs {
 pub enum BenchCommand {
     /// Per block: sequential execution against the slowest shard's path, and what hashing and diffs cost beside it.
     Execute(BenchExecuteArgs),
+    /// Plain transfers over JSON-RPC, from the ten accounts of the test mnemonic, until all are included. Any node will do.
+    Transfers(BenchTransfersArgs),
+}
+
+/// `troika-node bench transfers`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchTransfersArgs {
+    /// JSON-RPC of the node.
+    #[arg(long, default_value = "http://127.0.0.1:8545")]
+    pub rpc: String,
+    /// Transfers in all.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub transfers: u64,
+    /// Transfers of one call.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub batch: u32,
+    /// Connections, each with its own senders; at most ten are used.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub connections: u32,
+    /// Prints one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `troika-node bench execute`.

@@ -6,8 +6,9 @@
 pub const LOG_QUEUE_BYTES: usize = 64 << 20;
 /// Bytes of entries in one commit of the log.
 pub const LOG_COMMIT_BYTES: usize = 8 << 20;
-/// Bytes of recent entries kept in memory, so that replication does not read the disk.
-pub const LOG_TAIL_BYTES: usize = 32 << 20;
+/// Bytes of recent entries kept in memory, so that replication does not read the disk. Small commands take several times
+/// as much decoded.
+pub const LOG_TAIL_BYTES: usize = 16 << 20;
 /// Bytes of the log file's page cache.
 pub const LOG_CACHE_BYTES: usize = 16 << 20;
 /// Bytes of entries read from the log at once for replication.
@@ -22,7 +23,7 @@ pub const LOG_COMMITTED_IDLE_MS: u64 = 250;
 /// Bytes of the state file's page cache.
 pub const STATE_CACHE_BYTES: usize = 32 << 20;
 /// Unwritten bytes of state at which a checkpoint starts.
-pub const CHECKPOINT_BYTES: usize = 16 << 20;
+pub const CHECKPOINT_BYTES: usize = 32 << 20;
 /// Unwritten bytes of state at which applying waits for the checkpoint that is under way.
 pub const MAX_UNWRITTEN_BYTES: usize = 96 << 20;
 /// Longest time between two checkpoints while anything changes, milliseconds.

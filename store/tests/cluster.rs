@@ -5,9 +5,10 @@ mod support;
 use std::time::Duration;
 
 use support::*;
+use troika_proto::v1;
 use troika_store::raft::{AdminError, Role, Stopped};
 use troika_store::runtime::Runtime;
-use troika_store::state::{Command, Decision};
+use troika_store::state::{Command, Decision, Submission};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_member_takes_proposals_and_all_racers_hear_one_winner() {
@@ -122,6 +123,50 @@ async fn reads_on_any_member_see_what_was_acknowledged_before_them() {
         );
     }
     cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_submission_is_refused_on_any_member_and_the_next_racer_wins() {
+    let cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let round = open(cluster.handle(1)).await;
+    let deadline = Runtime::now() + LONG;
+    for id in 1..=3 {
+        let shard = id as u32 - 1;
+        let handle = cluster.handle(id);
+        let mut spoiled = submission(proposal(round, shard, shard, 1, "spoiled"));
+        spoiled.header.as_mut().unwrap().gas_used += 1;
+        let spoiled = Submission::parse(spoiled).unwrap();
+        let good = submission(proposal(round, shard, shard, 1, "good"));
+        let good = Submission::parse(good).unwrap();
+        let (refused, decided) = tokio::join!(
+            handle.submit_by(spoiled, deadline),
+            handle.submit_by(good, deadline)
+        );
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.starts_with("header.gas_used"), "{refused}");
+        let decided = decided.unwrap().answer.decision;
+        assert!(
+            matches!(&decided, Decision::Winner(winner) if &*winner.executor == "good"),
+            "{decided:?}"
+        );
+    }
+    cluster.shutdown().await;
+}
+
+/// The request that a proposal came with.
+fn submission(command: Command) -> v1::SubmitRequest {
+    let Command::AcceptShard(accept) = command else {
+        panic!("not a proposal: {command:?}");
+    };
+    v1::SubmitRequest {
+        round: accept.round,
+        shard: accept.shard,
+        executor: accept.executor.to_string(),
+        header: Some((&accept.proposal.header).into()),
+        body: Some((&accept.proposal.body).into()),
+        ..Default::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

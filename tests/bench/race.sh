@@ -6,6 +6,7 @@
 #   BENCH_DIR      where the data goes: must be on a real disk (a temporary folder)
 #   BENCH_PORT     first of six ports (7300)
 #   BENCH_ARGS     further arguments of `troikactl bench race`
+#   SERVE_ARGS     further arguments of `troika-store serve`
 #   BENCH_HOLD     a command that is run before the members are stopped; their process ids are its arguments
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -31,7 +32,7 @@ loads=("$@")
 for load in "${loads[@]}"; do
   read -r clients slots bytes racers window stream <<<"$load"
   for n in 1 2 3; do
-    "$bin/troika-store" serve --id $n --data "$data/$n" --listen "127.0.0.1:$((port + n))" \
+    "$bin/troika-store" serve ${SERVE_ARGS:-} --id $n --data "$data/$n" --listen "127.0.0.1:$((port + n))" \
       --peer-listen "127.0.0.1:$((port + 10 + n))" --members "$members" >"$data/$n.log" 2>&1 &
     pids+=($!)
   done

@@ -14,6 +14,7 @@ use super::core::{Core, Leadership};
 use super::error::Stopped;
 use super::network::{Kind, MemberId};
 use super::peers::Peer;
+use super::pending::Work;
 use crate::runtime::Runtime;
 use crate::state::Command;
 use crate::state::limits::MAX_FEATURE_LEVEL;
@@ -193,7 +194,7 @@ async fn raise_feature_level(core: &Arc<Core>) {
     if understood > level {
         let command = Command::SetFeatureLevel { level: understood };
         let deadline = Runtime::now() + core.config.patience;
-        match core.propose(command, deadline).await {
+        match core.propose(Work::Command(command), deadline).await {
             Ok(_) => tracing::info!(level = understood, "feature level raised"),
             Err(error) => tracing::warn!(%error, "feature level not raised"),
         }

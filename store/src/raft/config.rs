@@ -15,6 +15,8 @@ pub const QUEUE_COMMANDS: usize = 262_144;
 pub const ENTRY_BYTES: usize = 1 << 20;
 /// Most commands of a log entry.
 pub const ENTRY_COMMANDS: usize = 4_096;
+/// Bytes of a proposal above which it is checked on a blocking thread, so that it holds up no other call.
+pub const INLINE_CHECK_BYTES: usize = 128 * 1024;
 /// Entries of commands that the leader has in flight before it collects more commands into the next one.
 pub const ENTRIES_IN_FLIGHT: usize = 4;
 /// Messages of forwarded commands that wait for the connection to the leader.

@@ -91,6 +91,11 @@ impl Core {
         }
     }
 
+    /// True if this member orders the log, as far as it knows.
+    pub(super) fn leads(&self) -> bool {
+        self.raft.server_metrics().borrow_watched().current_leader == Some(self.id())
+    }
+
     /// The incarnation under which the group knows a member.
     pub(super) fn known_incarnation(&self, id: MemberId) -> Option<Incarnation> {
         let metrics = self.raft.server_metrics();

@@ -123,7 +123,13 @@ impl Dispatcher {
         };
         let core = &self.core;
         let taken = core.waiting.queue.take(ENTRY_BYTES, ENTRY_COMMANDS);
-        let commands = wanted(core, taken);
+        let (commands, unchecked) = wanted(core, taken)
+            .into_iter()
+            .partition::<Vec<_>, _>(|pending| pending.command().is_some());
+        // Those that were queued before this member led, or whose turn came after another's.
+        unchecked
+            .into_iter()
+            .for_each(|pending| core.queue(pending));
         if commands.is_empty() {
             return;
         }

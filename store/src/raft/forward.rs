@@ -23,10 +23,10 @@ use super::dispatch::{batch_of, offer_again};
 use super::error::ProposeError;
 use super::network::{Envelope, Kind, Lane};
 use super::peers::{CallError, Peer, open};
-use super::pending::{Caller, Collector, Outcome, Pending, Proposed, lock};
+use super::pending::{Caller, Collector, Outcome, Pending, Proposed, Work, lock};
 use super::wire::decode;
 use crate::runtime::Runtime;
-use crate::state::{Answer, Batch, Command};
+use crate::state::{Answer, Batch, Submission};
 
 /// What was sent and is not answered. `None` once the connection is closed.
 type Unanswered = Mutex<Option<BTreeMap<u64, Pending>>>;
@@ -112,11 +112,22 @@ impl Slot<'_> {
         for pending in commands {
             *next_id += 1;
             let patience = pending.deadline.saturating_duration_since(now);
+            let submission = match &pending.work {
+                Work::Command(command) => {
+                    batch.push(command.clone());
+                    None
+                }
+                Work::Submission(submission) => Some(wire::ForwardedSubmission {
+                    round: submission.round(),
+                    shard: submission.shard(),
+                    request: submission.encode(),
+                }),
+            };
             forwarded.push(wire::Forwarded {
                 id: *next_id,
                 patience_ms: patience.as_millis().min(u128::from(u32::MAX)) as u32,
+                submission,
             });
-            batch.push(pending.command.clone());
             pending.offered.store(true, Ordering::Relaxed);
             table.insert(*next_id, pending);
         }
@@ -310,10 +321,10 @@ pub fn serve(
 }
 
 /// Queues what a message holds.
-fn accept(core: &Core, collector: &Arc<Collector>, payload: Bytes) -> Result<(), String> {
+fn accept(core: &Arc<Core>, collector: &Arc<Collector>, payload: Bytes) -> Result<(), String> {
     let request: wire::ForwardRequest = decode(payload).map_err(|error| error.to_string())?;
     let now = Runtime::now();
-    if !matches!(core.leadership(), Leadership::Own) {
+    if !core.leads() {
         for forwarded in request.forwarded {
             collector.put(forwarded.id, Err(ProposeError::NoLeader));
         }
@@ -328,16 +339,22 @@ fn accept(core: &Core, collector: &Arc<Collector>, payload: Bytes) -> Result<(),
             return Ok(());
         }
     };
-    if batch.commands().len() != request.forwarded.len() {
-        return Err("the batch has not as many commands as are announced".into());
-    }
-    for (forwarded, command) in request.forwarded.into_iter().zip(batch.commands()) {
+    let mut commands = batch.commands().iter();
+    for forwarded in request.forwarded {
+        let work = match forwarded.submission {
+            Some(s) => Work::Submission(Box::new(Submission::encoded(s.round, s.shard, s.request))),
+            None => {
+                let command = commands.next();
+                let command = command.ok_or("the batch has fewer commands than are announced")?;
+                Work::Command(command.clone())
+            }
+        };
         let patience = Duration::from_millis(forwarded.patience_ms.into());
         let caller = Caller::Remote {
             id: forwarded.id,
             to: collector.clone(),
         };
-        if let Err((outcome, _)) = core.offer(command.clone(), now + patience, caller) {
+        if let Err((outcome, _)) = core.offer(work, now + patience, caller) {
             collector.put(forwarded.id, outcome);
         }
     }
@@ -393,13 +410,5 @@ fn fault_of(error: ProposeError, leader: u64) -> wire::ForwardFault {
         message: error.to_string(),
         leader,
         value,
-    }
-}
-
-/// The command of a proposal, if it may be answered from the applied state.
-pub(super) fn slot_of(command: &Command) -> Option<super::pending::Slot> {
-    match command {
-        Command::AcceptShard(accept) => Some((accept.round, accept.shard)),
-        _ => None,
     }
 }

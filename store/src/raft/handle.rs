@@ -9,20 +9,19 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{oneshot, watch};
 
 use super::admin::{self, Operation};
-use super::config::{DRAIN, MAX_COMMAND_BYTES, MemberConfig};
+use super::config::{DRAIN, INLINE_CHECK_BYTES, MAX_COMMAND_BYTES, MemberConfig};
 use super::core::{Core, Leadership};
 use super::door::Door;
 use super::error::{AdminError, ProposeError, Stopped};
-use super::forward::slot_of;
 use super::identity::{ClusterId, Incarnation};
 use super::machine_store::SnapshotData;
 use super::network::MemberId;
-use super::pending::{Caller, Outcome, Pending, Proposed};
+use super::pending::{Caller, Outcome, Pending, Proposed, Slot, Work};
 use super::status::{MemberInfo, MemberStatus, Role};
 use crate::db::DbError;
 use crate::mutant::{self, Mutant};
 use crate::runtime::{Instant, Runtime};
-use crate::state::{Answer, Command, Decision, Machine, RecordKey};
+use crate::state::{Answer, Command, Decision, Machine, RecordKey, Submission};
 
 /// A running member. Cheap to clone; the member runs on when all are dropped, until [`Handle::shutdown`].
 #[derive(Clone)]
@@ -47,8 +46,8 @@ pub struct Position {
 
 impl Core {
     /// The winner of a decided shard, from the applied state: it never changes, so it may be answered stale or not.
-    fn decided(&self, command: &Command) -> Option<Proposed> {
-        let (round, shard) = slot_of(command)?;
+    fn decided(&self, slot: Option<Slot>) -> Option<Proposed> {
+        let (round, shard) = slot?;
         let (winner, revision) = self.shared.read(|machine| {
             let winner = machine.winner_of(round, shard)?;
             Some((winner, machine.revision()))
@@ -74,15 +73,14 @@ impl Core {
 
     /// Takes a command in; its caller is told later. Hands the caller back with an outcome that is there at once.
     pub(super) fn offer(
-        &self,
-        command: Command,
+        self: &Arc<Self>,
+        work: Work,
         deadline: Instant,
         caller: Caller,
     ) -> Result<(), (Outcome, Caller)> {
-        match self.enter(&command) {
+        match self.enter(&work) {
             Ok(share) => {
-                self.waiting
-                    .offer(Pending::new(command, deadline, caller, share));
+                self.start(Pending::new(work, deadline, caller, share));
                 Ok(())
             }
             Err(outcome) => Err((*outcome, caller)),
@@ -90,22 +88,20 @@ impl Core {
     }
 
     /// A share of the queue for a command, unless it is answered or refused at once.
-    fn enter(&self, command: &Command) -> Result<super::pending::Share, Box<Outcome>> {
-        if let Some(decided) = self.decided(command) {
+    fn enter(&self, work: &Work) -> Result<super::pending::Share, Box<Outcome>> {
+        if let Some(decided) = self.decided(work.slot()) {
             return Err(Box::new(Ok(decided)));
         }
         if let Some(fault) = self.fault() {
             return Err(Box::new(Err(fault)));
         }
-        // What frees space may pass.
-        if !matches!(command, Command::Prune { .. }) && matches!(self.leadership(), Leadership::Own)
-        {
+        if !work.frees_space() && self.leads() {
             let refusing = self.refusing.borrow();
             if !refusing.is_empty() {
                 return Err(Box::new(Err(ProposeError::NoSpace(refusing.clone()))));
             }
         }
-        let bytes = command.approximate_bytes();
+        let bytes = work.bytes();
         if bytes > MAX_COMMAND_BYTES {
             let message = format!(
                 "the command has about {bytes} bytes, and MAX_COMMAND_BYTES is {MAX_COMMAND_BYTES}"
@@ -118,16 +114,50 @@ impl Core {
             .map_err(|error| Box::new(Err(error)))
     }
 
+    fn start(self: &Arc<Self>, pending: Pending) {
+        if let Some(first) = self.waiting.enter(pending) {
+            self.queue(first);
+        }
+    }
+
+    /// Queues what goes next. On the leader a submission is checked before: on other members it is forwarded as it came.
+    pub(super) fn queue(self: &Arc<Self>, pending: Pending) {
+        if pending.command().is_some() || !self.leads() {
+            self.waiting.queue.push(pending);
+        } else if pending.bytes() <= INLINE_CHECK_BYTES {
+            self.check(pending);
+        } else {
+            let core = self.clone();
+            Runtime::spawn(async move {
+                let checking = core.clone();
+                Runtime::spawn_blocking(move || checking.check(pending)).await;
+            });
+        }
+    }
+
+    /// Checks a submission and queues it, or ends it.
+    fn check(&self, mut pending: Pending) {
+        let (round, shard) = pending.slot().unwrap_or_default();
+        let ground = self.shared.read(|machine| machine.ground(round, shard));
+        match pending.check(ground) {
+            Ok(()) => self.waiting.queue.push(pending),
+            Err(fault) => {
+                let error = ProposeError::Invalid(fault.to_string());
+                self.waiting.complete(pending, Err(error), Runtime::now());
+            }
+        }
+    }
+
     /// Proposes a command and waits for its decision.
-    pub(super) async fn propose(&self, command: Command, deadline: Instant) -> Outcome {
-        let share = match self.enter(&command) {
+    pub(super) async fn propose(self: &Arc<Self>, work: Work, deadline: Instant) -> Outcome {
+        let share = match self.enter(&work) {
             Ok(share) => share,
             Err(outcome) => return *outcome,
         };
         let (reply, outcome) = oneshot::channel();
-        let pending = Pending::new(command, deadline, Caller::Local(reply), share);
+        let pending = Pending::new(work, deadline, Caller::Local(reply), share);
         let offered = pending.offered.clone();
-        self.waiting.offer(pending);
+        self.start(pending);
         match Runtime::timeout_at(deadline, outcome).await {
             Ok(Ok(Err(ProposeError::Deadline))) | Err(_) => {
                 Err(self.late(offered.load(Ordering::Relaxed)))
@@ -180,7 +210,20 @@ impl Handle {
         command: Command,
         deadline: Instant,
     ) -> Result<Proposed, ProposeError> {
-        self.core.propose(command, deadline).await
+        self.core.propose(Work::Command(command), deadline).await
+    }
+
+    /// As [`Handle::propose_by`], with a submission: it is checked, on the leader, only when its turn comes.
+    ///
+    /// # Errors
+    /// As [`Handle::propose`]; [`ProposeError::Invalid`] names the field that makes no sense.
+    pub async fn submit_by(
+        &self,
+        submission: Submission,
+        deadline: Instant,
+    ) -> Result<Proposed, ProposeError> {
+        let work = Work::Submission(Box::new(submission));
+        self.core.propose(work, deadline).await
     }
 
     /// Reads the applied state of this member. Keep it short: applying waits meanwhile.

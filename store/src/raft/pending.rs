@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use super::config::QUEUE_COMMANDS;
 use super::error::ProposeError;
 use crate::runtime::Instant;
-use crate::state::{Answer, Command, Decision, RoundId};
+use crate::state::{Answer, Command, Decision, Ground, RoundId, Submission, SubmissionFault};
 
 /// A decision and where it stands in the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,11 +147,46 @@ pub enum Caller {
     },
 }
 
+/// What is to be decided.
+#[derive(Debug)]
+pub enum Work {
+    /// A checked command.
+    Command(Command),
+    /// A submission, which is checked where it is logged. In a box: most of what waits is small.
+    Submission(Box<Submission>),
+}
+
+impl Work {
+    /// The shard it races for.
+    pub fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::Command(Command::AcceptShard(accept)) => Some((accept.round, accept.shard)),
+            Self::Command(_) => None,
+            Self::Submission(submission) => Some((submission.round(), submission.shard())),
+        }
+    }
+
+    /// What it counts for in queues.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Command(command) => command.approximate_bytes(),
+            Self::Submission(submission) => submission.bytes(),
+        }
+    }
+
+    /// True for what frees space.
+    pub fn frees_space(&self) -> bool {
+        matches!(self, Self::Command(Command::Prune { .. }))
+    }
+}
+
 /// A command that waits for its decision.
 #[derive(Debug)]
 pub struct Pending {
     /// The command.
-    pub command: Command,
+    pub work: Work,
+    /// As it was when the command came: a submission that turns out to be a dissent keeps its place in the race.
+    slot: Option<Slot>,
     /// When the caller gives up.
     pub deadline: Instant,
     /// Set once it may be in the log.
@@ -162,9 +197,10 @@ pub struct Pending {
 
 impl Pending {
     /// A command with its caller and its share of the budget.
-    pub fn new(command: Command, deadline: Instant, caller: Caller, share: Share) -> Self {
+    pub fn new(work: Work, deadline: Instant, caller: Caller, share: Share) -> Self {
         Self {
-            command,
+            slot: work.slot(),
+            work,
             deadline,
             offered: Arc::default(),
             caller,
@@ -193,16 +229,32 @@ impl Pending {
 
     /// The shard it races for.
     pub fn slot(&self) -> Option<Slot> {
-        match &self.command {
-            Command::AcceptShard(accept) => Some((accept.round, accept.shard)),
-            _ => None,
+        self.slot
+    }
+
+    /// The command to be logged; `None` while it is not checked.
+    pub fn command(&self) -> Option<&Command> {
+        match &self.work {
+            Work::Command(command) => Some(command),
+            Work::Submission(_) => None,
         }
+    }
+
+    /// Checks a submission; a command is checked already. After a fault there is nothing left but to tell it.
+    pub fn check(&mut self, ground: Ground) -> Result<(), SubmissionFault> {
+        let nothing = Work::Command(Command::RaiseRevision { by: 0 });
+        let work = std::mem::replace(&mut self.work, nothing);
+        self.work = match work {
+            Work::Submission(submission) => Work::Command(submission.check(ground)?),
+            command => command,
+        };
+        Ok(())
     }
 
     /// True if logging it twice does what logging it once does. Decisions are write-once and the other commands name the
     /// state that they ask for; only a raise of the revision adds up.
     pub fn is_idempotent(&self) -> bool {
-        !matches!(self.command, Command::RaiseRevision { .. })
+        !matches!(self.work, Work::Command(Command::RaiseRevision { .. }))
     }
 
     fn tell(self, outcome: Outcome) {
@@ -222,7 +274,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    fn push(&self, pending: Pending) {
+    /// Puts a command at the end.
+    pub fn push(&self, pending: Pending) {
         lock(&self.commands).push_back(pending);
         self.more.notify_one();
     }
@@ -330,14 +383,12 @@ impl Waiting {
         }
     }
 
-    /// Queues a command, or lets it wait for the proposal of its shard that is under way.
-    pub fn offer(&self, pending: Pending) {
-        let first = match pending.slot() {
+    /// Hands a command back that goes at once; lets it wait if a proposal of its shard is under way.
+    #[must_use = "what is handed back is to be queued"]
+    pub fn enter(&self, pending: Pending) -> Option<Pending> {
+        match pending.slot() {
             Some(slot) => self.races.enter(slot, pending),
             None => Some(pending),
-        };
-        if let Some(pending) = first {
-            self.queue.push(pending);
         }
     }
 
@@ -365,7 +416,7 @@ impl Waiting {
     /// The mistake of [`Mutant::AnsweredBeforeCommit`](crate::mutant::Mutant::AnsweredBeforeCommit).
     pub(super) fn answer_early(&self, commands: &[Pending], revision: u64) {
         for pending in commands {
-            let Command::AcceptShard(accept) = &pending.command else {
+            let Some(Command::AcceptShard(accept)) = pending.command() else {
                 continue;
             };
             let decision = Decision::Winner(crate::state::Winner {
@@ -435,7 +486,11 @@ mod tests {
         let (reply, outcome) = oneshot::channel();
         let share = waiting.budget.take(100).unwrap();
         let deadline = Runtime::now() + patience;
-        waiting.offer(Pending::new(command, deadline, Caller::Local(reply), share));
+        let work = Work::Command(command);
+        let pending = Pending::new(work, deadline, Caller::Local(reply), share);
+        if let Some(first) = waiting.enter(pending) {
+            waiting.queue.push(first);
+        }
         outcome
     }
 

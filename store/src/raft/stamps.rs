@@ -83,7 +83,8 @@ impl Stamps {
         let mut known = lock(&self.known);
         let stamped = commands
             .iter()
-            .map(|pending| known.stamp(&pending.command, &*core.clock, now));
+            .filter_map(Pending::command)
+            .map(|command| known.stamp(command, &*core.clock, now));
         let stamped = stamped.collect();
         drop(known);
         batch_of(stamped)

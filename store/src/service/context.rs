@@ -5,7 +5,7 @@ use super::status::Fault;
 use crate::raft::error::ProposeError;
 use crate::raft::{Handle, Proposed};
 use crate::runtime::{Instant, Runtime};
-use crate::state::{Command, Machine};
+use crate::state::{Command, Machine, Submission};
 use alloy_primitives::hex;
 use std::time::Duration;
 use tonic::metadata::MetadataMap;
@@ -90,6 +90,15 @@ impl Context {
         deadline: Instant,
     ) -> Result<Proposed, Fault> {
         Ok(self.handle.propose_by(command, deadline).await?)
+    }
+
+    /// Has a submission decided.
+    pub(super) async fn submit(
+        &self,
+        submission: Submission,
+        deadline: Instant,
+    ) -> Result<Proposed, Fault> {
+        Ok(self.handle.submit_by(submission, deadline).await?)
     }
 
     /// The head of a reply from this member's state.

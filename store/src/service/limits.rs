@@ -8,8 +8,6 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 pub const MAX_DEADLINE: Duration = Duration::from_secs(120);
 /// Part of a call's time that is kept for sending the answer: 1 / this.
 pub const ANSWER_SHARE: u32 = 50;
-/// Bytes of a proposal above which it is checked on a blocking thread, so that it holds up no other call.
-pub const INLINE_CHECK_BYTES: usize = 128 * 1024;
 /// Bytes of one stream's submissions that are under way; the stream is not read further until some are answered.
 pub const STREAM_WINDOW_BYTES: usize = 32 * 1024 * 1024;
 /// Submissions of one stream that are under way.

@@ -1,133 +1,13 @@
 //! Requests into checked commands. What is malformed is refused here with the name of its field, before it costs more.
 
-use super::status::Fault;
-use crate::mutant::{self, Mutant};
 use crate::state::{
-    AcquireLocks, Command, OpenRound, OpenTarget, RoundId, RoundKind, VoidReason, ascending_keys,
+    AcquireLocks, Command, OpenRound, OpenTarget, RoundKind, VoidReason, ascending_keys,
 };
 use prost::Message;
 use std::sync::Arc;
-use troika_proto::limits::{
-    MAX_GENESIS_BYTES, MAX_REASON_BYTES, MAX_RESERVATIONS, MAX_SHARD_MESSAGE_BYTES, MAX_SHARDS,
-};
+use troika_proto::limits::{MAX_GENESIS_BYTES, MAX_RESERVATIONS, MAX_SHARDS};
 use troika_proto::wire::{at_most, check_name, hash, required};
-use troika_proto::{
-    B256, Genesis, Header, LockKey, LockRule, Malformed, Shard, ShardBody, ShardHeader, v1,
-};
-
-/// A submission whose small parts are checked. Its body is not: most submissions lose, and are answered without it.
-#[derive(Debug)]
-pub struct Submission {
-    /// The round.
-    pub round: RoundId,
-    /// The shard.
-    pub shard: u32,
-    /// Who submits.
-    pub executor: Arc<str>,
-    /// What it says.
-    pub content: Content,
-}
-
-/// What an executor says about a shard.
-#[derive(Debug)]
-pub enum Content {
-    /// Its version.
-    Proposal(Box<Unchecked>),
-    /// VERIFY: it cannot be executed.
-    Failure {
-        /// Why.
-        reason: String,
-        /// How many executors own the shard, as the caller is configured.
-        owners: u32,
-    },
-}
-
-/// A proposal whose header has not been compared with its body.
-#[derive(Debug)]
-pub struct Unchecked {
-    /// What the caller says the body hashes to.
-    pub header: ShardHeader,
-    /// The header's hash: the shard's, if the body is its.
-    pub hash: B256,
-    /// The body as it came.
-    pub body: v1::ShardBody,
-    /// Bytes of the whole request.
-    pub bytes: usize,
-    /// See [`Content::Failure`].
-    pub owners: u32,
-}
-
-impl Submission {
-    /// Checks the names, the numbers and the size.
-    ///
-    /// # Errors
-    /// [`Malformed`] naming the field or the limit.
-    pub fn parse(request: v1::SubmitRequest) -> Result<Self, Malformed> {
-        check_name("executor", &request.executor)?;
-        shard_index("shard", request.shard)?;
-        let bytes = request.encoded_len();
-        at_most("bytes of the request", bytes, MAX_SHARD_MESSAGE_BYTES)?;
-        let content = match (request.header, request.body) {
-            (None, None) if !request.failure.is_empty() => {
-                at_most("failure", request.failure.len(), MAX_REASON_BYTES)?;
-                Content::Failure {
-                    reason: request.failure,
-                    owners: owners(request.owners),
-                }
-            }
-            (header, body) => {
-                if !request.failure.is_empty() {
-                    let problem = "is given beside header or body: send one or the other";
-                    return Err(Malformed::new("failure", problem));
-                }
-                let header = required("header", header)?;
-                let header = ShardHeader::try_from(&header).map_err(|e| e.within("header"))?;
-                if header.index != request.shard {
-                    let problem = format!("is {}, but shard is {}", header.index, request.shard);
-                    return Err(Malformed::new("header.index", problem));
-                }
-                Content::Proposal(Box::new(Unchecked {
-                    hash: header.hash(),
-                    header,
-                    body: required("body", body)?,
-                    bytes,
-                    owners: owners(request.owners),
-                }))
-            }
-        };
-        Ok(Self {
-            round: request.round,
-            shard: request.shard,
-            executor: request.executor.into(),
-            content,
-        })
-    }
-}
-
-/// Executors that must agree where the caller does not say how many there are: one alone never voids a block.
-const UNKNOWN_OWNERS: u32 = 2;
-
-fn owners(named: u32) -> u32 {
-    if named == 0 { UNKNOWN_OWNERS } else { named }
-}
-
-impl Unchecked {
-    /// Parses the body and compares the header with it: the costly part.
-    ///
-    /// # Errors
-    /// [`Fault`] naming the field that is malformed or that differs.
-    pub fn check(self, rule: LockRule) -> Result<Shard, Fault> {
-        let body = ShardBody::try_from(&self.body).map_err(|e| e.within("body"))?;
-        if mutant::on(Mutant::CreditsLeftOut) {
-            return Ok(Shard {
-                hash: self.hash,
-                header: self.header,
-                body,
-            });
-        }
-        Ok(Shard::check(self.header, body, rule)?)
-    }
-}
+use troika_proto::{Genesis, Header, LockKey, Malformed, v1};
 
 fn shard_index(field: &str, index: u32) -> Result<u32, Malformed> {
     if index < MAX_SHARDS {
@@ -249,77 +129,9 @@ pub fn init_chain(request: &v1::InitChainRequest) -> Result<Arc<Genesis>, Malfor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use troika_proto::U256;
-
-    fn submit() -> v1::SubmitRequest {
-        let shard = Shard::new(3, ShardBody::default(), U256::ZERO, LockRule::Commuting);
-        v1::SubmitRequest {
-            round: 1,
-            shard: 3,
-            executor: "a".to_owned(),
-            header: Some((&shard.header).into()),
-            body: Some((&shard.body).into()),
-            ..Default::default()
-        }
-    }
 
     /// A field, and a mistake in it.
     type Case<T> = (&'static str, fn(&mut T));
-
-    #[test]
-    fn a_bad_submission_is_refused_with_the_name_of_the_field() {
-        assert!(Submission::parse(submit()).is_ok());
-        let cases: Vec<Case<v1::SubmitRequest>> = vec![
-            ("executor", |s| s.executor = String::new()),
-            ("executor", |s| s.executor = "no spaces".to_owned()),
-            ("executor", |s| s.executor = "x".repeat(65)),
-            ("shard", |s| s.shard = MAX_SHARDS),
-            ("header", |s| s.header = None),
-            ("header.index", |s| s.shard = 4),
-            ("body", |s| s.body = None),
-            ("failure", |s| s.failure = "both".to_owned()),
-            ("failure", |s| {
-                (s.header, s.body) = (None, None);
-                s.failure = "x".repeat(MAX_REASON_BYTES + 1);
-            }),
-            ("header.diff_root", |s| {
-                s.header.as_mut().unwrap().diff_root = bytes::Bytes::from_static(&[1; 31]);
-            }),
-            ("bytes of the request", |s| {
-                let junk = bytes::Bytes::from(vec![1; MAX_SHARD_MESSAGE_BYTES]);
-                s.body.as_mut().unwrap().transactions.push(junk);
-            }),
-        ];
-        for (field, spoil) in cases {
-            let mut request = submit();
-            spoil(&mut request);
-            let error = Submission::parse(request).unwrap_err();
-            assert_eq!(error.field, field, "{error}");
-        }
-    }
-
-    #[test]
-    fn a_header_that_is_not_the_bodys_is_found_when_the_body_is_checked() {
-        let cases: Vec<Case<v1::SubmitRequest>> = vec![
-            ("header.gas_used", |s| {
-                s.header.as_mut().unwrap().gas_used = 1;
-            }),
-            ("body.diff", |s| s.body.as_mut().unwrap().diff = None),
-            ("body.receipts", |s| {
-                let body = s.body.as_mut().unwrap();
-                body.transactions.push(bytes::Bytes::from_static(&[1]));
-            }),
-        ];
-        for (field, spoil) in cases {
-            let mut request = submit();
-            spoil(&mut request);
-            let Content::Proposal(proposal) = Submission::parse(request).unwrap().content else {
-                panic!("a proposal");
-            };
-            let error = proposal.check(LockRule::Commuting).unwrap_err();
-            assert!(error.to_string().starts_with(field), "{error}");
-        }
-    }
 
     #[test]
     fn a_bad_opening_is_refused_with_the_name_of_the_field() {

@@ -1,26 +1,23 @@
 //! Submissions: the path that carries the load.
 //!
-//! Most submissions lose, so what a loser costs is kept small: the decided check needs a hash of the header and a look
-//! into this member's state; the body is parsed and hashed only if no winner is known yet. What is final (a winner, a
-//! closed round) is answered from here, stale or not; what is not final comes from the log.
+//! Most submissions lose, so what a loser costs is kept small: a winner that this member knows is the answer after a look
+//! into its state, and a body is parsed and hashed only on the leader and only when its turn comes (see
+//! [`Submission`]). What is final (a winner, a closed round) is answered from here, stale or not; what is not final comes
+//! from the log.
 
 use super::context::{Context, unexpected};
-use super::limits::{DEFAULT_DEADLINE, INLINE_CHECK_BYTES, STREAM_WINDOW, STREAM_WINDOW_BYTES};
-use super::parse::{Content, Submission, Unchecked};
+use super::limits::{DEFAULT_DEADLINE, STREAM_WINDOW, STREAM_WINDOW_BYTES};
 use super::status::Fault;
 use crate::mutant::{self, Mutant};
 use crate::raft::Proposed;
 use crate::runtime::{Instant, Runtime};
-use crate::state::{
-    AcceptShard, Command, Decision, Machine, Refusal, RefusalCode, ReportDissent, Winner,
-};
+use crate::state::{Decision, Machine, Refusal, RefusalCode, Submission, Winner};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use prost::Message;
-use std::sync::Arc;
 use tonic::{Status, Streaming};
-use troika_proto::{B256, LockRule, Shard, v1};
+use troika_proto::{B256, ShardHeader, v1};
 use v1::submit_response::Outcome;
 
 /// What this member knows about a shard.
@@ -28,11 +25,7 @@ enum Known {
     /// Final: the answer.
     Final(Decision),
     /// The round is open, and no winner is known here.
-    Open {
-        rule: LockRule,
-        /// VERIFY: the hash that the header gives.
-        expected: Option<B256>,
-    },
+    Open,
     /// Not heard of here: what to answer if the quorum has not either.
     Unknown(Refusal),
 }
@@ -44,16 +37,7 @@ fn known(machine: &Machine, round: u64, shard: u32) -> Known {
             RefusalCode::UnknownRound | RefusalCode::NoChain => Known::Unknown(refusal),
             _ => Known::Final(Decision::Refused(refusal)),
         },
-        Ok(None) => {
-            let checked = machine
-                .round(round)
-                .and_then(|found| found.checked.as_ref());
-            let chain = machine.current_chain();
-            Known::Open {
-                rule: chain.map_or_else(LockRule::default, |chain| chain.config.lock_rule),
-                expected: checked.and_then(|c| c.shard_hashes.get(shard as usize).copied()),
-            }
-        }
+        Ok(None) => Known::Open,
     }
 }
 
@@ -63,26 +47,26 @@ pub(super) async fn submit(
     request: v1::SubmitRequest,
     deadline: Instant,
 ) -> Result<v1::SubmitResponse, Fault> {
+    let claim = Claim {
+        executor: request.executor.clone(),
+        header: request.header.clone(),
+    };
     let submission = Submission::parse(request)?;
-    let (round, shard) = (submission.round, submission.shard);
+    let (round, shard) = (submission.round(), submission.shard());
     let mut found = context.read(|m| known(m, round, shard));
     if matches!(found, Known::Unknown(_)) {
         // This member may lag: only the quorum knows whether there is such a round.
         context.linearize(true, deadline).await?;
         found = context.read(|m| known(m, round, shard));
     }
-    let claim = submission.claim();
-    let (rule, expected) = match found {
-        Known::Final(decision) => {
-            return Ok(respond(context.meta(), &decision, &claim));
-        }
+    match found {
+        Known::Final(decision) => return Ok(respond(context.meta(), &decision, &claim)),
         Known::Unknown(refusal) => {
             return Ok(respond(context.meta(), &Decision::Refused(refusal), &claim));
         }
-        Known::Open { rule, expected } => (rule, expected),
-    };
-    let command = command(submission, rule, expected).await?;
-    let proposed = context.propose(command, deadline).await?;
+        Known::Open => {}
+    }
+    let proposed = context.submit(submission, deadline).await?;
     if !fits(&proposed) {
         return Err(unexpected(&proposed));
     }
@@ -92,65 +76,16 @@ pub(super) async fn submit(
 
 /// Who submits what: decides whether a winner is the caller's.
 struct Claim {
-    executor: Arc<str>,
-    hash: Option<B256>,
+    executor: String,
+    header: Option<v1::ShardHeader>,
 }
 
-impl Submission {
-    fn claim(&self) -> Claim {
-        Claim {
-            executor: self.executor.clone(),
-            hash: match &self.content {
-                Content::Proposal(proposal) => Some(proposal.hash),
-                Content::Failure { .. } => None,
-            },
-        }
+impl Claim {
+    /// The shard hash of what was submitted. Only asked for where the caller's name won: a header is costly to hash.
+    fn hash(&self) -> Option<B256> {
+        let header = ShardHeader::try_from(self.header.as_ref()?).ok()?;
+        Some(header.hash())
     }
-}
-
-/// The costly part: parses and checks the body, and says what the log is to carry.
-async fn command(
-    submission: Submission,
-    rule: LockRule,
-    expected: Option<B256>,
-) -> Result<Command, Fault> {
-    let Submission {
-        round,
-        shard,
-        executor,
-        content,
-    } = submission;
-    let dissent = |computed, reason, owners| {
-        Command::ReportDissent(Arc::new(ReportDissent {
-            round,
-            shard,
-            executor: executor.clone(),
-            computed,
-            reason,
-            owners,
-        }))
-    };
-    let proposal = match content {
-        Content::Failure { reason, owners } => return Ok(dissent(None, reason, owners)),
-        Content::Proposal(proposal) => proposal,
-    };
-    let owners = proposal.owners;
-    let accept = |checked: Shard| {
-        if expected.is_some_and(|expected| expected != checked.hash) {
-            dissent(Some(checked.hash), String::new(), owners)
-        } else {
-            let proposal = Arc::new(checked);
-            Command::AcceptShard(AcceptShard::new(round, executor.clone(), proposal))
-        }
-    };
-    check(*proposal, rule).await.map(accept)
-}
-
-async fn check(proposal: Unchecked, rule: LockRule) -> Result<Shard, Fault> {
-    if proposal.bytes <= INLINE_CHECK_BYTES {
-        return proposal.check(rule);
-    }
-    Runtime::spawn_blocking(move || proposal.check(rule)).await
 }
 
 fn fits(proposed: &Proposed) -> bool {
@@ -188,7 +123,7 @@ fn respond(meta: Option<v1::ReplyMeta>, decision: &Decision, claim: &Claim) -> v
 
 fn is_won(winner: &Winner, claim: &Claim) -> bool {
     mutant::on(Mutant::LoserToldItWon)
-        || winner.executor == claim.executor && Some(winner.shard_hash) == claim.hash
+        || *winner.executor == *claim.executor && claim.hash() == Some(winner.shard_hash)
 }
 
 /// A submission of a stream: its id, its bytes, and how it ended.

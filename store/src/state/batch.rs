@@ -6,13 +6,21 @@ use super::limits::MAX_FEATURE_LEVEL;
 use bytes::Bytes;
 use prost::Message;
 use std::sync::{Arc, OnceLock};
-use troika_proto::log::v1 as log;
 
 /// Commands of one log entry, with the feature level that a member must understand to apply them.
 ///
 /// Cloning is cheap. The bytes are encoded once, or are those that the batch was decoded from.
 #[derive(Clone, Debug)]
 pub struct Batch(Arc<Inner>);
+
+/// A `troika.log.v1.Batch` whose commands are still encoded, so that large ones are not encoded twice.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Encoded {
+    #[prost(uint32, tag = "1")]
+    feature_level: u32,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    commands: Vec<Bytes>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -56,8 +64,8 @@ impl Batch {
     /// The entry's bytes (`troika.log.v1.Batch`).
     pub fn encode(&self) -> Bytes {
         let encoded = self.0.encoded.get_or_init(|| {
-            let commands = self.0.commands.iter().map(Command::to_wire).collect();
-            let wire = log::Batch {
+            let commands = self.0.commands.iter().map(Command::encode).collect();
+            let wire = Encoded {
                 feature_level: self.0.feature_level,
                 commands,
             };
@@ -71,7 +79,7 @@ impl Batch {
     /// # Errors
     /// [`Fault`]: the entry needs a newer member, or is damaged. The member must stop.
     pub fn decode(bytes: Bytes) -> Result<Self, Fault> {
-        let wire = log::Batch::decode(bytes.clone())
+        let wire = Encoded::decode(bytes.clone())
             .map_err(|e| Fault::Undecodable(format!("not a batch: {e}")))?;
         if wire.feature_level > MAX_FEATURE_LEVEL {
             return Err(Fault::FeatureLevel {
@@ -80,10 +88,9 @@ impl Batch {
         }
         let mut commands = Vec::with_capacity(wire.commands.len());
         for (i, command) in wire.commands.into_iter().enumerate() {
-            let kind = command.kind.ok_or(Fault::UnknownCommand { index: i })?;
-            let command = Command::from_wire(kind)
+            let command = Command::decode(command)
                 .map_err(|e| Fault::Undecodable(format!("commands[{i}].{e}")))?;
-            commands.push(command);
+            commands.push(command.ok_or(Fault::UnknownCommand { index: i })?);
         }
         let batch = Self::new(wire.feature_level, commands);
         // Nobody else has seen the batch, so the cell is empty.

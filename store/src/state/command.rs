@@ -5,6 +5,9 @@
 
 use super::decision::{Revision, RoundId};
 use super::evidence::VoidReason;
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{self, WireType};
 use std::sync::Arc;
 use troika_proto::log::v1 as log;
 use troika_proto::wire::{at_most, check_name, hash, hash_bytes, required};
@@ -108,7 +111,7 @@ pub struct AcquireLocks {
     pub keys: Arc<[LockKey]>,
 }
 
-/// See [`Command::AcceptShard`].
+/// See [`Command::AcceptShard`]. Its fields are not changed once it is made: its bytes are there already.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AcceptShard {
     /// The round.
@@ -121,19 +124,31 @@ pub struct AcceptShard {
     pub proposal: Arc<Shard>,
     /// Keccak-256 of each transaction, in order: computed off the apply thread.
     pub transaction_hashes: Arc<[B256]>,
+    /// All of this as a `troika.log.v1.AcceptShard`. Encoded once in the cluster's life: entries, followers and checkpoints
+    /// carry these bytes on.
+    encoded: Bytes,
 }
 
 impl AcceptShard {
-    /// A proposal with the hashes of its transactions.
+    /// A proposal with the hashes of its transactions. Hashes and encodes: not for the apply thread.
     pub fn new(round: RoundId, executor: Arc<str>, proposal: Arc<Shard>) -> Self {
         let hashes = proposal.body.transactions.iter().map(keccak).collect();
-        Self {
+        let mut accept = Self {
             round,
             shard: proposal.header.index,
             executor,
             proposal,
             transaction_hashes: hashes,
-        }
+            encoded: Bytes::new(),
+        };
+        accept.encoded = accept.to_wire().encode_to_vec().into();
+        accept
+    }
+
+    /// The same proposal for another round.
+    #[must_use]
+    pub fn in_round(&self, round: RoundId) -> Self {
+        Self::new(round, self.executor.clone(), self.proposal.clone())
     }
 }
 
@@ -181,6 +196,25 @@ impl TryFrom<v1::RoundKind> for RoundKind {
     }
 }
 
+/// Number of `accept_shard` in `troika.log.v1.Command`.
+const ACCEPT_SHARD_TAG: u32 = 4;
+
+/// Appends a message that is encoded already, as field `tag`.
+pub(super) fn put_message(to: &mut BytesMut, tag: u32, message: &[u8]) {
+    encoding::encode_key(tag, WireType::LengthDelimited, to);
+    encoding::encode_varint(message.len() as u64, to);
+    to.put_slice(message);
+}
+
+/// The bytes of field `tag`, if `bytes` hold that field and nothing else.
+fn message_of(mut bytes: Bytes, tag: u32) -> Option<Bytes> {
+    let (found, WireType::LengthDelimited) = encoding::decode_key(&mut bytes).ok()? else {
+        return None;
+    };
+    let length = encoding::decode_varint(&mut bytes).ok()?;
+    (found == tag && length == bytes.len() as u64).then_some(bytes)
+}
+
 /// Conversion to and from the log's encoding.
 impl Command {
     /// Bytes that the command takes, nearly: what batches and queues are bounded by.
@@ -204,7 +238,27 @@ impl Command {
         }
     }
 
-    pub(super) fn to_wire(&self) -> log::Command {
+    /// The bytes of the `troika.log.v1.Command`.
+    pub(super) fn encode(&self) -> Bytes {
+        if let Self::AcceptShard(accept) = self {
+            let mut bytes = BytesMut::with_capacity(accept.encoded.len() + 8);
+            put_message(&mut bytes, ACCEPT_SHARD_TAG, &accept.encoded);
+            return bytes.freeze();
+        }
+        self.to_wire().encode_to_vec().into()
+    }
+
+    /// Reads what [`Command::encode`] wrote. `None` for a kind that this member does not know.
+    pub(super) fn decode(bytes: Bytes) -> Result<Option<Self>, Malformed> {
+        if let Some(accept) = message_of(bytes.clone(), ACCEPT_SHARD_TAG) {
+            return Ok(Some(Self::AcceptShard(AcceptShard::decode(accept)?)));
+        }
+        let command = log::Command::decode(bytes)
+            .map_err(|error| Malformed::new("command", error.to_string()))?;
+        command.kind.map(Self::from_wire).transpose()
+    }
+
+    fn to_wire(&self) -> log::Command {
         use log::command::Kind;
         let kind = match self {
             Self::InitChain(genesis) => Kind::InitChain(log::InitChain {
@@ -242,7 +296,7 @@ impl Command {
         log::Command { kind: Some(kind) }
     }
 
-    pub(super) fn from_wire(kind: log::command::Kind) -> Result<Self, Malformed> {
+    fn from_wire(kind: log::command::Kind) -> Result<Self, Malformed> {
         use log::command::Kind;
         Ok(match kind {
             Kind::InitChain(init) => {
@@ -255,7 +309,9 @@ impl Command {
                 shard: acquire.shard,
                 keys: ascending_keys(&acquire.keys)?,
             }),
-            Kind::AcceptShard(accept) => Self::AcceptShard(AcceptShard::from_wire(&accept)?),
+            Kind::AcceptShard(accept) => {
+                Self::AcceptShard(AcceptShard::decode(accept.encode_to_vec().into())?)
+            }
             Kind::SealRound(seal) => Self::SealRound {
                 round: seal.round,
                 waited_ms: seal.waited_ms,
@@ -374,20 +430,19 @@ impl OpenRound {
 }
 
 impl AcceptShard {
+    /// What it takes in memory, nearly: its bytes, which the decoded parts share, and what decoding adds.
     pub(super) fn approximate_bytes(&self) -> usize {
+        const DECODED: usize = 3_072;
         let body = &self.proposal.body;
-        let transactions = body.transactions.iter().map(|tx| tx.len() + 40);
-        let logs = body.receipts.iter().flat_map(|r| &r.logs);
-        let diff = body.diff.accounts.values();
-        600 + transactions.sum::<usize>()
-            + body.receipts.len() * 16
-            + logs.map(|l| 160 + l.data.len()).sum::<usize>()
-            + diff
-                .map(|a| 80 + a.slots.len() * 70 + a.code.as_ref().map_or(0, |c| c.len()))
-                .sum::<usize>()
+        let slots = body.diff.accounts.values().map(|a| a.slots.len());
+        DECODED
+            + self.encoded.len()
+            + body.transactions.len() * 160
+            + body.diff.accounts.len() * 256
+            + slots.sum::<usize>() * 72
     }
 
-    pub(super) fn to_wire(&self) -> log::AcceptShard {
+    fn to_wire(&self) -> log::AcceptShard {
         log::AcceptShard {
             round: self.round,
             shard: self.shard,
@@ -395,12 +450,20 @@ impl AcceptShard {
             header: Some((&self.proposal.header).into()),
             body: Some((&self.proposal.body).into()),
             hash: hash_bytes(self.proposal.hash),
+            transaction_hashes: self.transaction_hashes.concat().into(),
         }
     }
 
-    /// Trusts that header, hash and body belong together: that was checked before logging, and the entry's checksum
+    /// The bytes of the `troika.log.v1.AcceptShard`.
+    pub(super) fn encoded(&self) -> &Bytes {
+        &self.encoded
+    }
+
+    /// Trusts that header, hashes and body belong together: that was checked before logging, and the entry's checksum
     /// holds since.
-    pub(super) fn from_wire(wire: &log::AcceptShard) -> Result<Self, Malformed> {
+    pub(super) fn decode(encoded: Bytes) -> Result<Self, Malformed> {
+        let wire = log::AcceptShard::decode(encoded.clone())
+            .map_err(|error| Malformed::new("accept_shard", error.to_string()))?;
         check_name("executor", &wire.executor)?;
         let header = required("header", wire.header.as_ref())?;
         let header = ShardHeader::try_from(header).map_err(|e| e.within("header"))?;
@@ -410,12 +473,20 @@ impl AcceptShard {
             return Err(Malformed::new("header.index", "is not the shard's"));
         }
         let hash = hash("hash", &wire.hash)?;
-        let proposal = Arc::new(Shard { header, hash, body });
-        Ok(Self::new(
-            wire.round,
-            wire.executor.as_str().into(),
-            proposal,
-        ))
+        let hashes = wire.transaction_hashes.chunks(32).map(B256::try_from);
+        let hashes = hashes.collect::<Result<Arc<[B256]>, _>>();
+        let hashes = hashes.ok().filter(|h| h.len() == body.transactions.len());
+        let transaction_hashes = hashes.ok_or_else(|| {
+            Malformed::new("transaction_hashes", "are not one for each transaction")
+        })?;
+        Ok(Self {
+            round: wire.round,
+            shard: wire.shard,
+            executor: wire.executor.as_str().into(),
+            proposal: Arc::new(Shard { header, hash, body }),
+            transaction_hashes,
+            encoded,
+        })
     }
 }
 

@@ -43,6 +43,7 @@ pub mod records;
 pub mod round;
 mod seal;
 mod state_hash;
+mod submission;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -65,4 +66,5 @@ pub use query::HistoryGone;
 pub use records::RecordKey;
 pub use round::{Accepted, Dissent, Round, RoundStatus};
 pub use state_hash::StateHash;
+pub use submission::{Ground, Submission, SubmissionFault};
 pub use troika_proto::v1::RefusalCode;

@@ -3,22 +3,29 @@
 //! Written with the acceptance, lives until the round is pruned. Shards of open rounds are also in memory.
 
 use super::{Corrupt, corrupt, decode as message};
-use crate::state::command::AcceptShard;
+use crate::state::command::{AcceptShard, put_message};
 use crate::state::round::Accepted;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 use troika_proto::record::v1 as record;
 use troika_proto::wire::required;
 
 const WHAT: &str = "shard";
+/// Number of `accepted` in the record.
+const ACCEPTED_TAG: u32 = 1;
 
 /// The record's bytes.
 pub fn encode(accepted: &Accepted) -> Bytes {
-    let wire = record::Shard {
-        accepted: Some(accepted.accept.to_wire()),
+    let accept = accepted.accept.encoded();
+    let mut bytes = BytesMut::with_capacity(accept.len() + 24);
+    put_message(&mut bytes, ACCEPTED_TAG, accept);
+    let rest = record::Shard {
+        accepted: None,
         revision: accepted.revision,
     };
-    wire.encode_to_vec().into()
+    // Never fails: the buffer grows.
+    let _ = rest.encode(&mut bytes);
+    bytes.freeze()
 }
 
 /// Reads what [`encode`] wrote.
@@ -28,8 +35,9 @@ pub fn encode(accepted: &Accepted) -> Bytes {
 pub fn decode(bytes: Bytes) -> Result<Accepted, Corrupt> {
     let wire = record::Shard::decode(bytes).map_err(|e| Corrupt::new(WHAT, e))?;
     let accept = required("accepted", wire.accepted.as_ref()).map_err(corrupt(WHAT))?;
+    let encoded = accept.encode_to_vec().into();
     Ok(Accepted {
-        accept: AcceptShard::from_wire(accept).map_err(corrupt(WHAT))?,
+        accept: AcceptShard::decode(encoded).map_err(corrupt(WHAT))?,
         revision: wire.revision,
     })
 }

@@ -192,7 +192,7 @@ pub(super) fn import(
     };
     for proposal in proposals {
         let mut proposal = proposal.clone();
-        proposal.round = round;
+        proposal = proposal.in_round(round);
         won(machine.submit(proposal));
     }
     round

@@ -148,7 +148,7 @@ fn commands(machine: &Machine, step: &Step) -> Vec<Command> {
             let mut all = vec![verify(&header, &hashes)];
             let some = proposals.into_iter().filter(|p| finish || p.shard == shard);
             all.extend(some.map(|mut proposal| {
-                proposal.round = round;
+                proposal = proposal.in_round(round);
                 Command::AcceptShard(proposal)
             }));
             all

@@ -42,7 +42,7 @@ fn a_good_block_is_imported_with_an_equal_hash_and_state() {
     let mut builder = started(3);
     let built = builder.open();
     for mut proposal in proposals {
-        proposal.round = built;
+        proposal = proposal.in_round(built);
         builder.submit(proposal);
     }
     assert_eq!(builder.balance(20), machine.balance(20));
@@ -129,10 +129,10 @@ fn a_key_written_by_two_shards_is_evidence_whichever_finishes_first() {
         let mut machine = started(2);
         let round = opened(&mut machine, &header, &hashes);
         let mut first = proposals[order[0]].clone();
-        first.round = round;
+        first = first.in_round(round);
         won(machine.submit(first));
         let mut second = proposals[order[1]].clone();
-        second.round = round;
+        second = second.in_round(round);
         assert_eq!(machine.submit(second), Decision::Closed(round));
         let expected = Evidence::DoubleWrite {
             key: LockKey::account(address(1)),
@@ -152,7 +152,7 @@ fn a_shard_that_breaks_a_rule_under_the_headers_own_hash_is_evidence() {
     let mut machine = started(2);
     let round = opened(&mut machine, &header, &hashes);
     let mut bad = proposals[1].clone();
-    bad.round = round;
+    bad = bad.in_round(round);
     assert_eq!(machine.submit(bad), Decision::Closed(round));
     assert!(matches!(
         evidence(&machine, round),
@@ -187,7 +187,7 @@ fn one_dissenting_executor_of_two_neither_voids_nor_imports() {
     let wire = machine.round_to_wire(round, false).unwrap();
     assert_eq!(wire.dissent.len(), 2);
     for mut proposal in proposals {
-        proposal.round = round;
+        proposal = proposal.in_round(round);
         won(machine.submit(proposal));
     }
     assert_eq!(machine.head_hash(), header.hash());
@@ -317,7 +317,7 @@ fn build_and_verify_on_one_parent_end_with_one_head() {
     let head = machine.head_hash();
     for proposal in &proposals {
         let mut proposal = proposal.clone();
-        proposal.round = round;
+        proposal = proposal.in_round(round);
         won(machine.submit(proposal));
     }
     assert_eq!(machine.head_hash(), head);

@@ -1,4 +1,9 @@
 //! `troika-node bench execute`: what execution costs, and what two cores show of what many machines would do.
+//! [`transfers()`] is `troika-node bench transfers`.
+
+mod transfers;
+
+pub use transfers::transfers;
 
 use crate::cli::BenchExecuteArgs;
 use crate::execution::bench::{Figures, Options, execute as measure};
