@@ -1,17 +1,24 @@
 //! A disk in memory that can lose its power, for tests.
 //!
 //! What was synced survives a [`power_cut`](CrashDisk::power_cut). Of what was written since, every sector of 512 bytes
-//! keeps, by the seed, one of the versions that it had: so writes are lost, torn and reordered. A file's length is the old or the new
-//! one. Names are durable when `rename` and `remove` return, as the trait promises; a name that was only created may be gone.
+//! keeps, by the seed, one of the versions that it had, and some sectors are torn between two: so writes are lost, torn and
+//! reordered. A file's length is the old or the new one. Names are durable when `rename` and `remove` return, as the trait
+//! promises; a name that was only created may be gone.
 //! Handles from before the cut are dead: what a killed process still tries to write goes nowhere.
+//!
+//! A sync is done when it returns, unless the disk was given a clock ([`timed`](CrashDisk::timed)): then it is done at the time
+//! that [`sync_until`](CrashDisk::sync_until) names. A simulation runs blocking work at once and lets it cost time afterwards; so
+//! the power can go while a sync is under way there too. What was written before it is then lost, torn and reordered, and what
+//! was written after it was never written.
 //!
 //! [`cut_after`](CrashDisk::cut_after) takes the power away at the n-th operation, in the middle of whatever is under way, and
 //! [`fail_after`](CrashDisk::fail_after) makes writes and syncs fail while reads go on, as a full or a broken disk does.
 
 use std::{
-    collections::BTreeMap,
-    io,
+    collections::{BTreeMap, VecDeque},
+    fmt, io,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use redb::StorageBackend;
@@ -19,13 +26,28 @@ use redb::StorageBackend;
 use super::files::{Backend, Files};
 
 const SECTOR: usize = 512;
+/// Of so many sectors that were being written when the power went, one is torn.
+const TORN: usize = 16;
 
 /// A disk. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct CrashDisk(Arc<Mutex<Disk>>);
 
+/// The time since some beginning.
+#[derive(Clone)]
+struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Disk {
+    clock: Option<Clock>,
+    /// When the next sync is done.
+    sync_until: Option<Duration>,
     /// As a running process sees them.
     names: BTreeMap<String, usize>,
     /// As they are after a power cut; a created name comes here with the first sync of its file.
@@ -45,6 +67,19 @@ struct Inode {
     durable: Vec<u8>,
     current: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,
+    /// Syncs under way, in order.
+    barriers: VecDeque<Barrier>,
+}
+
+/// A sync that is done at some time.
+#[derive(Clone, Debug)]
+struct Barrier {
+    until: Duration,
+    /// How many of the writes that are not synced it covers, from the first on.
+    writes: usize,
+    len: usize,
+    /// The whole content, where the length has changed.
+    whole: Option<Vec<u8>>,
 }
 
 impl CrashDisk {
@@ -77,6 +112,17 @@ impl CrashDisk {
         disk.fail_at = Some((disk.operations + operations, kind));
     }
 
+    /// From now on a sync is done when [`sync_until`](Self::sync_until) says so, by this clock.
+    pub fn timed(self, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        self.disk().clock = Some(Clock(Arc::new(clock)));
+        self
+    }
+
+    /// The next sync is done then.
+    pub fn sync_until(&self, until: Duration) {
+        self.disk().sync_until = Some(until);
+    }
+
     /// Sets what [`Files::free_bytes`] answers.
     pub fn set_free_bytes(&self, bytes: u64) {
         self.disk().free = Some(bytes);
@@ -86,7 +132,9 @@ impl CrashDisk {
     pub fn power_cut(&self, seed: u64) {
         let mut random = Splitmix(seed);
         let mut disk = self.disk();
+        let now = disk.now();
         for inode in &mut disk.inodes {
+            inode.settle(now);
             inode.crash(&mut random);
         }
         for (name, inode) in disk.names.clone() {
@@ -117,6 +165,23 @@ impl CrashDisk {
         copy
     }
 
+    /// Another disk with what is sure to survive a power cut now: synced content under durable names. To look at only.
+    pub fn synced(&self) -> Self {
+        let mut disk = self.disk();
+        let now = disk.now();
+        let mut synced = Disk::default();
+        for (name, inode) in disk.durable_names.clone() {
+            let inode = &mut disk.inodes[inode];
+            inode.settle(now);
+            synced.names.insert(name, synced.inodes.len());
+            synced.inodes.push(Inode {
+                current: inode.durable.clone(),
+                ..Inode::default()
+            });
+        }
+        Self(Arc::new(Mutex::new(synced)))
+    }
+
     /// Flips one bit of a file at rest.
     pub fn flip(&self, name: &str, bit: usize) {
         let mut disk = self.disk();
@@ -125,6 +190,7 @@ impl CrashDisk {
         inode.current[bit / 8] ^= 1 << (bit % 8);
         inode.durable = inode.current.clone();
         inode.unsynced.clear();
+        inode.barriers.clear();
     }
 
     /// Cuts a file short at rest.
@@ -135,6 +201,7 @@ impl CrashDisk {
         inode.current.truncate(len);
         inode.durable = inode.current.clone();
         inode.unsynced.clear();
+        inode.barriers.clear();
     }
 }
 
@@ -160,7 +227,43 @@ impl Inode {
         self.unsynced.push((offset, data.to_vec()));
     }
 
+    fn sync_until(&mut self, until: Duration) {
+        let before = self.barriers.back();
+        let (len, last) = before.map_or((self.durable.len(), until), |b| (b.len, b.until));
+        self.barriers.push_back(Barrier {
+            until: until.max(last),
+            writes: self.unsynced.len(),
+            len: self.current.len(),
+            whole: (self.current.len() != len).then(|| self.current.clone()),
+        });
+    }
+
+    /// Syncs that are done by now have their effect.
+    fn settle(&mut self, now: Duration) {
+        while let Some(barrier) = self.barriers.pop_front_if(|barrier| barrier.until <= now) {
+            let writes = self.unsynced.drain(..barrier.writes);
+            match barrier.whole {
+                Some(whole) => {
+                    self.durable = whole;
+                    drop(writes);
+                }
+                None => {
+                    for (offset, data) in writes {
+                        let end = (offset + data.len()).min(barrier.len);
+                        if offset < end {
+                            self.durable[offset..end].copy_from_slice(&data[..end - offset]);
+                        }
+                    }
+                }
+            }
+            for later in &mut self.barriers {
+                later.writes -= barrier.writes;
+            }
+        }
+    }
+
     fn sync(&mut self) {
+        self.settle(Duration::MAX);
         let old_len = self.durable.len();
         self.durable.resize(self.current.len(), 0);
         if self.durable.len() != old_len {
@@ -176,6 +279,14 @@ impl Inode {
     }
 
     fn crash(&mut self, random: &mut Splitmix) {
+        // Nothing was written after a sync that is still under way: whoever asked for it waits.
+        let len = match std::mem::take(&mut self.barriers).pop_front() {
+            Some(barrier) => {
+                self.unsynced.truncate(barrier.writes);
+                barrier.len
+            }
+            None => self.current.len(),
+        };
         let mut versions: BTreeMap<usize, Vec<Vec<u8>>> = BTreeMap::new();
         for (offset, data) in self.unsynced.drain(..) {
             let mut at = offset;
@@ -198,10 +309,16 @@ impl Inode {
             }
         }
         if random.below(2) == 0 {
-            self.durable.resize(self.current.len(), 0);
+            self.durable.resize(len, 0);
         }
         for (sector, history) in versions {
-            let survivor = &history[random.below(history.len())];
+            let mut survivor = history[random.below(history.len())].clone();
+            if random.below(TORN) == 0 {
+                // The power went in the middle of the sector: its end is of another version than its beginning.
+                let other = &history[random.below(history.len())];
+                let at = random.below(SECTOR / 8) * 8;
+                survivor[at..].copy_from_slice(&other[at..]);
+            }
             let from = sector * SECTOR;
             let to = (from + SECTOR).min(self.durable.len());
             if from < to {
@@ -213,6 +330,11 @@ impl Inode {
 }
 
 impl Disk {
+    fn now(&self) -> Duration {
+        let clock = self.clock.as_ref();
+        clock.map_or(Duration::MAX, |clock| (clock.0)())
+    }
+
     /// Before anything that changes something.
     fn operation(&mut self) -> io::Result<()> {
         if self.cut_at.is_some_and(|at| self.operations >= at) {
@@ -295,6 +417,10 @@ impl Files for CrashDisk {
         disk.inodes.push(Inode::default());
         let inode = disk.inodes.len() - 1;
         disk.names.insert(name.to_owned(), inode);
+        // What was there is emptied, and that may be durable before anything else.
+        if let Some(emptied) = disk.durable_names.get_mut(name) {
+            *emptied = inode;
+        }
         Ok(self.handle(&disk, inode))
     }
 
@@ -307,7 +433,12 @@ impl Files for CrashDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut disk = self.disk();
         disk.operation()?;
+        if from == to {
+            return Ok(());
+        }
         let inode = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        // Whoever renames a file has waited for its sync.
+        disk.inodes[inode].settle(Duration::MAX);
         disk.names.insert(to.to_owned(), inode);
         disk.durable_names.remove(from);
         disk.durable_names.insert(to.to_owned(), inode);
@@ -373,8 +504,12 @@ impl StorageBackend for CrashFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let until = self.disk.disk().sync_until.take();
         self.with(true, |inode| {
-            inode.sync();
+            match until {
+                Some(until) => inode.sync_until(until),
+                None => inode.sync(),
+            }
             Ok(())
         })
     }
@@ -429,5 +564,39 @@ mod tests {
         assert!(disk.rename("a", "b").is_err());
         disk.kill();
         assert_eq!(disk.read("a").unwrap(), b"one");
+    }
+
+    #[test]
+    fn while_a_sync_is_under_way_nothing_is_sure_and_nothing_came_after() {
+        let clock = Arc::new(Mutex::new(Duration::ZERO));
+        let time = clock.clone();
+        let mut survived = 0;
+        for seed in 0..100 {
+            *clock.lock().unwrap() = Duration::ZERO;
+            let time = time.clone();
+            let disk = CrashDisk::new().timed(move || *time.lock().unwrap());
+            let file = disk.create("a.tmp").unwrap();
+            file.write(0, &[1; 512]).unwrap();
+            file.sync_data().unwrap();
+            disk.rename("a.tmp", "a").unwrap();
+            for (value, seconds) in [(2, 1), (3, 2)] {
+                file.write(0, &[value; 512]).unwrap();
+                disk.sync_until(Duration::from_secs(seconds));
+                file.sync_data().unwrap();
+            }
+            assert_eq!(disk.read("a").unwrap(), [3; 512]);
+            assert_eq!(disk.synced().read("a").unwrap(), [1; 512]);
+            let early = disk.copy();
+            early.power_cut(seed);
+            let data = early.read("a").unwrap();
+            assert!(data.iter().all(|byte| [1, 2].contains(byte)), "{data:?}");
+            survived += usize::from(data == [2; 512]);
+            *clock.lock().unwrap() = Duration::from_secs(1);
+            assert_eq!(disk.synced().read("a").unwrap(), [2; 512]);
+            *clock.lock().unwrap() = Duration::from_secs(2);
+            disk.power_cut(seed);
+            assert_eq!(disk.read("a").unwrap(), [3; 512]);
+        }
+        assert!((20..80).contains(&survived), "{survived}");
     }
 }

@@ -73,7 +73,21 @@ impl Inspected {
     }
 }
 
+/// Index of the last entry of a directory's log, or of the last purged one if none is left. For a simulation, which asks what
+/// is on a disk; pages are not verified. Blocks.
+pub fn log_end(files: &dyn Files) -> Result<u64, DbError> {
+    let database = overlaid(files, LOG, false)?;
+    let (_, log) = log_file::scan(&database, |_| {})?;
+    let last = log.last.map(|record| record.index);
+    let purged = log.purged.map(|(index, _)| index);
+    Ok(last.max(purged).unwrap_or(0))
+}
+
 fn untouched(files: &dyn Files, name: &str) -> Result<Database, DbError> {
+    overlaid(files, name, true)
+}
+
+fn overlaid(files: &dyn Files, name: &str, check_pages: bool) -> Result<Database, DbError> {
     let base = files
         .open(name)
         .map_err(|error| DbError::io(name, "open", &error))?;
@@ -88,7 +102,7 @@ fn untouched(files: &dyn Files, name: &str) -> Result<Database, DbError> {
             pages: BTreeMap::new(),
         }),
     };
-    database::open_backend(overlay, name, CACHE_BYTES, true)
+    database::open_backend(overlay, name, CACHE_BYTES, check_pages)
 }
 
 const CACHE_BYTES: usize = 64 << 20;
