@@ -60,8 +60,8 @@ mutants! {
     Store FsyncSkipped "fsync-skipped" "No file is ever synced.";
     Store VoteNotPersisted "vote-not-persisted" "A vote is kept in memory only.";
     Store TruncateForgotten "truncate-forgotten" "Entries of a lost term are cut off in memory, not in the file.";
-    Store PurgeMarkLost "purge-mark-lost" "The file forgets up to where the log was purged.";
-    Store CreatedInPlace "created-in-place" "A file is filled under its final name.";
+    Store PurgeMarkLost "purge-mark-lost" "Entries are purged, and the file still says that they are there.";
+    Store CreatedInPlace "created-in-place" "A file is made under its final name, whatever is there.";
     Store CheckpointInTwoSteps "checkpoint-in-two-steps" "The state and the log id that it is of are written in two transactions.";
     Store CheckpointAheadOfState "checkpoint-ahead-of-state" "A checkpoint names what was applied when it was written, and holds what was applied when it began.";
     Store SnapshotOffByOne "snapshot-off-by-one" "A checkpoint, and so a snapshot, names the log index after its own.";

@@ -46,7 +46,10 @@ pub trait Files: Send + Sync + fmt::Debug {
 
 /// Makes a small file: complete or not at all.
 pub fn write_whole(files: &dyn Files, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = format!("{name}{TEMPORARY}");
+    let temporary = match mutant::on(Mutant::CreatedInPlace) {
+        true => name.to_owned(),
+        false => format!("{name}{TEMPORARY}"),
+    };
     let file = files.create(&temporary)?;
     file.write(0, bytes)?;
     file.sync_data()?;

@@ -93,8 +93,10 @@ impl LogMeta {
             }
             Change::Purge(index, id) => {
                 self.purged_index = *index;
-                self.purged_id = (!mutant::on(Mutant::PurgeMarkLost)).then(|| id.clone());
-                self.first = self.first.max(index + 1);
+                self.purged_id = Some(id.clone());
+                if !mutant::on(Mutant::PurgeMarkLost) {
+                    self.first = self.first.max(index + 1);
+                }
                 self.next = self.next.max(self.first);
             }
             Change::Vote(vote) => self.vote = Some(vote.clone()),

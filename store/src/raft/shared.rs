@@ -320,7 +320,7 @@ impl Shared {
         };
         let mut meta = meta;
         if mutant::on(Mutant::CheckpointAheadOfState) {
-            Runtime::sleep(Duration::from_millis(1)).await;
+            Runtime::sleep(Duration::from_millis(50)).await;
             meta = self.meta();
         }
         if mutant::on(Mutant::SnapshotOffByOne)
