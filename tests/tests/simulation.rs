@@ -1,7 +1,8 @@
-//! A fixed set of seeds of the simulation, and that a seed is a run.
+//! A fixed set of seeds of the simulation, that a seed is a run, and the files alone under power cuts.
 
 use std::time::Duration;
 
+use troika_tests::sim::torture::torture;
 use troika_tests::sim::trace::Trace;
 use troika_tests::sim::{Plan, Report, run};
 
@@ -46,4 +47,13 @@ fn one_seed_is_one_run() {
         hashes.push(first.hash);
     }
     assert_ne!(hashes[0], hashes[1]);
+}
+
+#[test]
+fn files_open_after_every_power_cut_and_hold_what_was_acknowledged() {
+    let seen = torture(1, 400).unwrap();
+    assert!(
+        seen.in_the_making > 0 && seen.installed > 0 && seen.promises > 0,
+        "{seen:?}"
+    );
 }

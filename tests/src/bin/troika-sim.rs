@@ -1,9 +1,13 @@
-//! Runs simulations of the store: many seeds, one seed, or one seed twice.
+//! Runs simulations of the store: many seeds, one seed, one seed twice, planted bugs, or the files alone.
 
-use std::process::ExitCode;
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
+use troika_store::mutant::Mutant;
+use troika_tests::sim::mutants::{hunt, unseen};
+use troika_tests::sim::torture::torture;
 use troika_tests::sim::trace::Trace;
 use troika_tests::sim::{Plan, Report, run};
 
@@ -23,9 +27,21 @@ struct Arguments {
     /// Runs every seed twice and compares the traces.
     #[arg(long)]
     twice: bool,
+    /// Runs every seed in two processes of their own and compares the traces.
+    #[arg(long, conflicts_with_all = ["twice", "trace", "mutant", "torture"])]
+    processes: bool,
     /// Tells the last of what happened.
     #[arg(long)]
     trace: bool,
+    /// Plants a bug (or each one, with `all`) and runs up to --seeds seeds until it is seen. Needs the feature `mutants`.
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Cuts the power of the files alone so many times.
+    #[arg(long)]
+    torture: Option<u64>,
+    /// Says nothing of the seeds in which all held.
+    #[arg(long)]
+    quiet: bool,
     /// Members; drawn from the seed where not given.
     #[arg(long, value_parser = clap::value_parser!(u64).range(3..=5))]
     members: Option<u64>,
@@ -39,53 +55,86 @@ const AROUND: usize = 12;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let well = if let Some(cuts) = arguments.torture {
+        torture_files(arguments.seed.unwrap_or_else(fresh_seed), cuts)
+    } else if let Some(name) = &arguments.mutant {
+        hunt_mutants(name, &arguments)
+    } else {
+        run_seeds(&arguments)
+    };
+    ExitCode::from(u8::from(!well))
+}
+
+impl Arguments {
+    fn plan(&self, seed: u64) -> Plan {
+        Plan::draw(seed, self.members, Duration::from_secs(self.seconds))
+    }
+
+    /// One seed and nothing else was asked for.
+    fn is_alone(&self) -> bool {
+        let named = std::env::args().any(|argument| argument.starts_with("--seeds"));
+        self.seed.is_some() && !named && self.minutes.is_none()
+    }
+}
+
+fn run_seeds(arguments: &Arguments) -> bool {
     let started = Instant::now();
-    let alone = arguments.seed.is_some()
-        && !std::env::args().any(|argument| argument.starts_with("--seeds"));
+    let alone = arguments.is_alone();
     let first = arguments.seed.unwrap_or_else(fresh_seed);
     let last = match (arguments.minutes, alone) {
         (Some(_), _) => u64::MAX,
         (None, true) => first,
         (None, false) => first.saturating_add(arguments.seeds - 1),
     };
-    let deadline = arguments
-        .minutes
-        .map(|minutes| started + Duration::from_secs_f64(minutes * 60.0));
+    let minutes = arguments.minutes.map(|minutes| minutes * 60.0);
+    let deadline = minutes.map(|seconds| started + Duration::from_secs_f64(seconds));
     println!(
-        "seeds from {first} on, {} s of faults each, {} profile",
+        "seeds from {first} on, {} s of faults each, {}",
         arguments.seconds,
         profile()
     );
     let (mut done, mut failed) = (0_u64, 0_u64);
     let mut simulated = Duration::ZERO;
+    let mut met: BTreeMap<&'static str, u64> = BTreeMap::new();
     for seed in first..=last {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             break;
         }
-        let plan = Plan::draw(
-            seed,
-            arguments.members,
-            Duration::from_secs(arguments.seconds),
-        );
-        if alone {
+        done += 1;
+        if arguments.processes {
+            failed += u64::from(!in_two_processes(seed, arguments));
+            continue;
+        }
+        let plan = arguments.plan(seed);
+        if alone && !arguments.quiet {
             println!("{plan:#?}");
         }
-        let (report, same) = once_or_twice(&plan, &arguments);
-        done += 1;
+        let (report, same) = once_or_twice(&plan, arguments);
         simulated += report.simulated;
-        if report.violation.is_some() || !same {
-            failed += 1;
+        for (what, times) in &report.counts {
+            *met.entry(what).or_default() += times;
         }
-        tell(&report, &arguments, started.elapsed(), same);
+        let well = report.violation.is_none() && same;
+        failed += u64::from(!well);
+        if !well || !arguments.quiet {
+            tell(&report, arguments, started.elapsed(), same);
+        }
     }
     let took = started.elapsed();
+    if !met.is_empty() {
+        let met: Vec<_> = met
+            .iter()
+            .map(|(what, times)| format!("{what} {times}"))
+            .collect();
+        println!("met: {}", met.join(", "));
+    }
     println!(
         "{done} seeds, {failed} failed, {:.0} s simulated in {:.0} s: {:.1} seeds a minute",
         simulated.as_secs_f64(),
         took.as_secs_f64(),
         done as f64 * 60.0 / took.as_secs_f64()
     );
-    ExitCode::from(u8::from(failed > 0))
+    failed == 0
 }
 
 fn once_or_twice(plan: &Plan, arguments: &Arguments) -> (Report, bool) {
@@ -121,6 +170,100 @@ fn once_or_twice(plan: &Plan, arguments: &Arguments) -> (Report, bool) {
     (report, false)
 }
 
+/// True if two processes of this program tell the same of a seed.
+fn in_two_processes(seed: u64, arguments: &Arguments) -> bool {
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        match in_a_process(seed, arguments) {
+            Ok(line) => told.push(line),
+            Err(error) => {
+                println!("seed {seed}: no process of its own: {error}");
+                return false;
+            }
+        }
+    }
+    let same = told[0] == told[1];
+    let verdict = if same { "equal" } else { "DIFFERENT" };
+    println!(
+        "seed {seed}: {verdict} in two processes: {}",
+        told.join(" / ")
+    );
+    same
+}
+
+/// The last words about a seed: how much was checked, and the hash of the trace.
+fn in_a_process(seed: u64, arguments: &Arguments) -> std::io::Result<String> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--seeds", "1", "--seed", &seed.to_string()]);
+    command.args(["--seconds", &arguments.seconds.to_string()]);
+    if let Some(members) = arguments.members {
+        command.args(["--members", &members.to_string()]);
+    }
+    let output = command.stderr(Stdio::inherit()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text
+        .lines()
+        .find_map(|line| line.split_once(&format!("seed {seed}: ")));
+    let line = line.map(|(_, told)| told.to_owned());
+    line.ok_or_else(|| std::io::Error::other(format!("it says {text:?}")))
+}
+
+fn hunt_mutants(name: &str, arguments: &Arguments) -> bool {
+    if !cfg!(feature = "mutants") {
+        eprintln!(
+            "this build has no planted bugs: build it with --features mutants, in a profile with debug assertions"
+        );
+        return false;
+    }
+    let mutants: Vec<Mutant> = match name {
+        "all" => Mutant::ALL.to_vec(),
+        name => match name.parse() {
+            Ok(mutant) => vec![mutant],
+            Err(error) => {
+                eprintln!("{error}");
+                return false;
+            }
+        },
+    };
+    let first = arguments.seed.unwrap_or(1);
+    println!("| mutant | seeds | seconds | first seen as |\n|---|---|---|---|");
+    let mut blind = 0;
+    for mutant in mutants {
+        let seeds = if unseen(mutant).is_some() {
+            0
+        } else {
+            arguments.seeds
+        };
+        let hunted = hunt(mutant, first, seeds, |seed| arguments.plan(seed));
+        println!("{}", hunted.row());
+        blind += usize::from(hunted.caught.is_none() && unseen(mutant).is_none());
+    }
+    blind == 0
+}
+
+fn torture_files(seed: u64, cuts: u64) -> bool {
+    let started = Instant::now();
+    match torture(seed, cuts) {
+        Ok(seen) => {
+            println!(
+                "{} power cuts in {:.0} s, {} of them in the making of a directory; {} snapshots installed, {} acknowledged \
+                 entries looked for: nothing lost, every directory opened (disks from seed {seed} on)",
+                seen.cuts,
+                started.elapsed().as_secs_f64(),
+                seen.in_the_making,
+                seen.installed,
+                seen.promises
+            );
+            true
+        }
+        Err(what) => {
+            println!("VIOLATION: {what}");
+            println!("repeat it: troika-sim --torture {cuts} --seed {seed}");
+            false
+        }
+    }
+}
+
 fn tell(report: &Report, arguments: &Arguments, elapsed: Duration, same: bool) {
     let seed = report.seed;
     println!(
@@ -144,14 +287,14 @@ fn tell(report: &Report, arguments: &Arguments, elapsed: Duration, same: bool) {
             .members
             .map(|members| format!(" --members {members}"))
             .unwrap_or_default();
-        let release = if cfg!(debug_assertions) {
-            ""
-        } else {
-            "--release "
-        };
         println!("VIOLATION in seed {seed}: {violation}");
         println!(
-            "repeat it: cargo run {release}-p troika-tests --bin troika-sim -- --seed {seed} --seconds {}{members} --trace",
+            "repeat it: cargo run {}-p troika-tests --bin troika-sim -- --seed {seed} --seconds {}{members} --trace",
+            match (cfg!(debug_assertions), cfg!(feature = "mutants")) {
+                (true, true) => "--profile checked --features mutants ",
+                (true, false) => "--profile checked ",
+                _ => "--release ",
+            },
             arguments.seconds
         );
     }
@@ -159,9 +302,9 @@ fn tell(report: &Report, arguments: &Arguments, elapsed: Duration, same: bool) {
 
 fn profile() -> &'static str {
     if cfg!(debug_assertions) {
-        "a debugging"
+        "debug assertions on"
     } else {
-        "the release"
+        "debug assertions off"
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use troika_store::db::Files;
 use troika_store::db::crash::CrashDisk;
+use troika_store::db::log_file::LOG;
 use troika_store::raft::{Deps, Handle, Member, MemberConfig, Role, StartError, Stopped};
 use troika_store::runtime::Runtime;
 
@@ -32,8 +34,12 @@ struct Slot {
     handle: Option<Handle>,
     /// Faults of its disk are under way: it may stop by itself.
     excused: bool,
-    /// It was wiped: it must be refused, and never runs again.
+    /// It was wiped, or does not start any more: it is not meant to run again.
+    gone: bool,
+    /// It has lost its data: it must be refused.
     wiped: bool,
+    /// Bits of its files have flipped: it may fail at any time, in words of its own.
+    rotten: bool,
 }
 
 /// All members. Cheap to clone.
@@ -66,18 +72,35 @@ impl Cluster {
         }
     }
 
+    fn new_disk(&self) -> CrashDisk {
+        let world = self.world.clone();
+        CrashDisk::new().timed(move || world.elapsed())
+    }
+
     /// A new member with an empty disk, started.
     pub fn create(&self, id: u64) {
         let slot = Slot {
-            disk: CrashDisk::new(),
+            disk: self.new_disk(),
             clock: SimClock::new(self.world.clone()),
             process: self.world.own.clone(),
             handle: None,
             excused: false,
+            gone: false,
             wiped: false,
+            rotten: false,
         };
         lock(&self.slots).insert(id, slot);
         self.start(id);
+        if self.world.fault(300_000) {
+            // The power goes while the directory is being made, or soon after.
+            let cluster = self.clone();
+            Runtime::spawn(async move {
+                let after = cluster.world.random().millis(0, 150);
+                Runtime::sleep(after).await;
+                cluster.crash(id, Death::PowerCut);
+                cluster.start_after(id, Duration::from_millis(50));
+            });
+        }
     }
 
     /// Members that are meant to run, ascending.
@@ -85,7 +108,7 @@ impl Cluster {
         let slots = lock(&self.slots);
         slots
             .iter()
-            .filter(|(_, slot)| !slot.wiped)
+            .filter(|(_, slot)| !slot.gone)
             .map(|(id, _)| *id)
             .collect()
     }
@@ -95,7 +118,7 @@ impl Cluster {
         let slots = lock(&self.slots);
         let running = slots
             .iter()
-            .filter(|(_, slot)| slot.process.is_alive() && !slot.wiped);
+            .filter(|(_, slot)| slot.process.is_alive() && !slot.gone);
         running
             .filter_map(|(id, slot)| Some((*id, slot.handle.clone()?)))
             .collect()
@@ -137,6 +160,12 @@ impl Cluster {
         Some(lock(&self.slots).get(&id)?.clock.clone())
     }
 
+    /// True if a process of the member runs.
+    pub fn is_up(&self, id: u64) -> bool {
+        let process = self.process(id);
+        process.is_some_and(|process| process.member == id && process.is_alive())
+    }
+
     /// Its disk is about to fail, so it may stop by itself.
     pub fn excuse(&self, id: u64) {
         if let Some(slot) = lock(&self.slots).get_mut(&id) {
@@ -166,6 +195,8 @@ impl Cluster {
         config.heartbeat = plan.heartbeat;
         config.election = plan.heartbeat * 5;
         config.log_keep_bytes = plan.log_keep_bytes;
+        config.queue_bytes = plan.queue_bytes;
+        config.entries_in_flight = plan.entries_in_flight;
         config.reserve_bytes = 1 << 20;
         config
     }
@@ -186,11 +217,14 @@ impl Cluster {
                 *processes
             };
             let random = self.world.random().fork();
-            slot.process = Process::new(id, number, self.world.plan.late_per_million, random);
+            let plan = &self.world.plan;
+            let mutant = plan.mutant_of(id);
+            slot.process = Process::new(id, number, plan.late_per_million, random, mutant);
             slot.handle = None;
             slot.excused = false;
             (slot.disk.clone(), slot.clock.clone(), slot.process.clone())
         };
+        self.world.count("starts");
         self.world.tell(|| format!("member {id}: starts"));
         let deps = Deps {
             config: self.config(id),
@@ -208,6 +242,7 @@ impl Cluster {
     fn observer(&self, process: Arc<Process>) -> troika_store::raft::shared::Observer {
         let world = self.world.clone();
         let who = format!("member {}", process.member);
+        let wiped = self.is_wiped(process.member);
         Arc::new(move |index, hash| {
             if !process.is_alive() {
                 return;
@@ -216,6 +251,11 @@ impl Cluster {
             world.note(&[5, process.number, index, short], || {
                 format!("{who}: applies {index}, state {short:016x}")
             });
+            if wiped {
+                world.violate(format!(
+                    "{who} takes part again under its old id, after losing its data"
+                ));
+            }
             world.check(|oracle| oracle.applied(&who, index, hash));
             world.strike_now(&process, Moment::Applied);
         })
@@ -240,6 +280,10 @@ impl Cluster {
         self.ended(&process, &stopped);
     }
 
+    fn is_wiped(&self, id: u64) -> bool {
+        lock(&self.slots).get(&id).is_some_and(|slot| slot.wiped)
+    }
+
     fn excused(&self, id: u64) -> bool {
         lock(&self.slots).get(&id).is_none_or(|slot| slot.excused)
     }
@@ -248,7 +292,10 @@ impl Cluster {
         let id = process.member;
         self.world
             .tell(|| format!("member {id}: does not start: {error}"));
-        if self.excused(id) || process.cut.load(Ordering::Relaxed) {
+        if self.is_rotten(id) {
+            self.world.count("members that named their damage");
+            self.give_up(process);
+        } else if self.excused(id) || process.cut.load(Ordering::Relaxed) {
             self.world.power_gone(id, process.number);
         } else {
             self.world
@@ -260,7 +307,13 @@ impl Cluster {
         let id = process.member;
         self.world
             .tell(|| format!("member {id}: has ended: {stopped}"));
-        let wiped = lock(&self.slots).get(&id).is_some_and(|slot| slot.wiped);
+        let wiped = self.is_wiped(id);
+        if self.is_rotten(id) && !matches!(stopped, Stopped::Wiped { .. }) {
+            if matches!(stopped, Stopped::Failed(_)) {
+                self.world.count("members that named their damage");
+            }
+            return self.give_up(process);
+        }
         let expected = match stopped {
             Stopped::Wiped { .. } | Stopped::Removed(_) => wiped,
             Stopped::Failed(_) => self.excused(id) || process.cut.load(Ordering::Relaxed),
@@ -275,6 +328,68 @@ impl Cluster {
             process.stop();
         } else {
             self.world.power_gone(id, process.number);
+        }
+    }
+
+    /// Bits of a member's files have flipped.
+    pub fn is_rotten(&self, id: u64) -> bool {
+        lock(&self.slots).get(&id).is_some_and(|slot| slot.rotten)
+    }
+
+    /// A member with damaged files has ended, and is not started again.
+    fn give_up(&self, process: &Process) {
+        process.stop();
+        if let Some(slot) = lock(&self.slots).get_mut(&process.member) {
+            slot.gone = true;
+            slot.handle = None;
+        }
+    }
+
+    /// Stops a member as an operator does, flips bits of its files, and starts it again.
+    pub async fn rot(&self, id: u64) {
+        let handle = lock(&self.slots)
+            .get(&id)
+            .and_then(|slot| slot.handle.clone());
+        if let Some(slot) = lock(&self.slots).get_mut(&id) {
+            slot.rotten = true;
+        }
+        if let Some(handle) = handle {
+            let stopping = self.on(id, async move { handle.shutdown().await });
+            // Cut off from everybody it may never come to an end by itself.
+            let _ = Runtime::timeout(Duration::from_secs(20), stopping).await;
+            lock(&self.world.doors).remove(&address(id));
+            if let Some(slot) = lock(&self.slots).get_mut(&id) {
+                slot.handle = None;
+            }
+            // Calls under way let go of it, and its files are closed.
+            Runtime::sleep(Duration::from_secs(4)).await;
+        }
+        self.crash(id, Death::Kill);
+        if let Some(disk) = self.disk(id) {
+            self.flip(&disk);
+        }
+        self.world
+            .tell(|| format!("member {id}: bits of its files have flipped"));
+        if let Some(slot) = lock(&self.slots).get_mut(&id) {
+            slot.gone = false;
+        }
+        self.start(id);
+    }
+
+    fn flip(&self, disk: &CrashDisk) {
+        let mut random = self.world.random().fork();
+        let mut names = disk.list().unwrap_or_default();
+        // After a crash redb takes a damaged newest commit for one that was torn, and goes back to the one before: what the
+        // log loses so cannot be noticed. (The store's page about the log says so.)
+        names.retain(|name| name != LOG || is_closed(disk, name));
+        for _ in 0..random.between(1, 4) {
+            let Some(name) = random.pick(&names) else {
+                continue;
+            };
+            let bits = disk.len(name).unwrap_or(0) * 8;
+            if bits > 0 {
+                disk.flip(name, random.below(bits) as usize);
+            }
         }
     }
 
@@ -344,8 +459,10 @@ impl Cluster {
     /// A member loses all its data and comes back under its old id. It does not count as one that is meant to run.
     pub fn wipe(&self, id: u64) {
         self.crash(id, Death::PowerCut);
+        let disk = self.new_disk();
         if let Some(slot) = lock(&self.slots).get_mut(&id) {
-            slot.disk = CrashDisk::new();
+            slot.disk = disk;
+            slot.gone = true;
             slot.wiped = true;
         }
         self.start(id);
@@ -356,15 +473,18 @@ impl Cluster {
         lock(&self.slots).keys().copied().max().unwrap_or(0)
     }
 
-    /// A member that was wiped is gone for good.
+    /// A member that was replaced is gone for good.
     pub fn forget(&self, id: u64) {
+        if let Some(slot) = lock(&self.slots).get_mut(&id) {
+            slot.gone = true;
+        }
         self.crash(id, Death::Kill);
     }
 
     /// All processes go on, all disks work, who is down is started.
     pub fn mend(&self) {
         for id in self.ids() {
-            if self.excused(id) {
+            if self.excused(id) && !self.is_rotten(id) {
                 self.crash(id, Death::Kill);
             }
             if let Some(disk) = self.disk(id) {
@@ -386,4 +506,12 @@ impl Cluster {
         }
         lock(&self.slots).clear();
     }
+}
+
+/// True if a database was closed and needs no repair: redb's own mark in the byte after its magic number.
+fn is_closed(disk: &CrashDisk, name: &str) -> bool {
+    const MARKS: usize = 9;
+    const REPAIR: u8 = 2;
+    let bytes = disk.read(name).unwrap_or_default();
+    bytes.get(MARKS).is_some_and(|marks| marks & REPAIR == 0)
 }

@@ -39,6 +39,16 @@ impl SimFiles {
         {
             self.disk.cut_after(operations);
         }
+        if let Change::Rename(troika_store::db::state_file::STATE) = what {
+            self.world
+                .count("snapshots installed, and directories made");
+        }
+        let cost = self.world.disk_cost(self.process.member, what.is_slow());
+        self.process.charge(cost);
+        if let Change::Sync(_) = what {
+            self.disk
+                .sync_until(self.world.elapsed() + self.process.charged());
+        }
         let result = act();
         if let Err(error) = &result
             && error.to_string().contains("the power is gone")
@@ -47,8 +57,6 @@ impl SimFiles {
             self.world
                 .power_gone(self.process.member, self.process.number);
         }
-        let cost = self.world.disk_cost(self.process.member, what.is_slow());
-        self.process.charge(cost);
         let (kind, name, number) = what.parts();
         self.world.note(
             &[

@@ -44,6 +44,7 @@ fn start(world: &std::sync::Arc<World>, cluster: &Cluster, fault: Fault) {
     let leader = cluster.leader().filter(|_| world.random().chance(400_000));
     let victim = leader.unwrap_or_else(|| cluster.any_id());
     let trouble = world.random().millis(50, TROUBLE_MS);
+    world.count(fault.name());
     world.tell(|| format!("fault: {fault:?}, member {victim}, {trouble:?}"));
     match fault {
         Fault::Kill => crash(world, cluster, victim, Death::Kill),
@@ -86,7 +87,10 @@ fn start(world: &std::sync::Arc<World>, cluster: &Cluster, fault: Fault) {
             });
         }
         Fault::FailingDisk => {
-            if let Some(disk) = cluster.disk(victim) {
+            // A disk fails under a process; at the next start it works again.
+            if let Some(disk) = cluster.disk(victim)
+                && cluster.is_up(victim)
+            {
                 cluster.excuse(victim);
                 let kind = match world.random().chance(500_000) {
                     true => io::ErrorKind::StorageFull,
@@ -103,11 +107,18 @@ fn start(world: &std::sync::Arc<World>, cluster: &Cluster, fault: Fault) {
         }
         Fault::Transfer => transfer(world, cluster),
         Fault::Checkpoint => checkpoint(cluster, victim),
-        Fault::Replace => {
+        Fault::Replace | Fault::BitRot => {
             let usual = cluster.ids().len() as u64 == world.plan.members;
             // One at a time: more is more than the promise covers.
             if usual && !cluster.replacing.swap(true, Ordering::Relaxed) {
-                Runtime::spawn(replace(world.clone(), cluster.clone(), victim));
+                let (world, cluster) = (world.clone(), cluster.clone());
+                Runtime::spawn(async move {
+                    match fault {
+                        Fault::BitRot => cluster.rot(victim).await,
+                        _ => cluster.wipe(victim),
+                    }
+                    replace(world, cluster, victim).await;
+                });
             }
         }
     }
@@ -227,10 +238,10 @@ fn checkpoint(cluster: &Cluster, victim: u64) {
     });
 }
 
-/// A member loses everything and comes back as if nothing had been; the operator puts a new one in its place.
+/// A member has lost everything and come back as if nothing had been, or its disk is damaged: the operator puts a new one
+/// in its place.
 async fn replace(world: std::sync::Arc<World>, cluster: Cluster, victim: u64) {
     let new = cluster.highest_id() + 1;
-    cluster.wipe(victim);
     cluster.create(new);
     operate(&world, &cluster, "add", move |handle| async move {
         handle

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use troika_store::limits::MAX_UNWRITTEN_BYTES;
 use troika_store::runtime::Runtime;
 
 use super::cluster::Cluster;
@@ -15,6 +16,14 @@ const PROGRESS: Duration = Duration::from_secs(45);
 const SETTLE: Duration = Duration::from_secs(6);
 /// How long no election may happen then.
 const CALM: Duration = Duration::from_secs(4);
+/// How long a follower does not hear its leader, and how long nothing may come of it afterwards.
+const DEAF: Duration = Duration::from_secs(3);
+/// Pause between two looks at what is bounded.
+const LOOK: Duration = Duration::from_millis(500);
+/// A command passes alone where it is larger than what is left: none here is larger than this.
+const LARGEST_COMMAND: usize = 32 << 10;
+/// Bytes that one chunk of entries adds before applying waits.
+const CHUNK_BYTES: usize = 4 << 20;
 /// Simulated time in which all members are equal once nobody writes.
 const EQUAL: Duration = Duration::from_secs(20);
 /// Blocks that count as progress.
@@ -36,13 +45,69 @@ pub async fn check(
             "an election without need: terms were {before:?} and are {after:?}"
         ));
     }
+    deaf(world, cluster).await?;
     quiet.store(true, Ordering::Relaxed);
     equal(cluster).await?;
     for (id, handle) in cluster.running() {
-        let oracle = lock(&world.oracle);
-        handle.read(|machine| oracle.remembers(&format!("member {id}"), machine))?;
+        let (oracle, who) = (lock(&world.oracle), format!("member {id}"));
+        handle.read(|machine| {
+            oracle.remembers(&who, machine)?;
+            oracle.money_is_conserved(&who, machine)
+        })?;
     }
-    lock(&world.oracle).locks_excluded()
+    let oracle = lock(&world.oracle);
+    oracle.locks_excluded()?;
+    oracle.conflicts_were_real()
+}
+
+/// A follower that hears nothing of its leader, while all others do, does not depose it.
+async fn deaf(world: &World, cluster: &Cluster) -> Result<(), String> {
+    let Some(leader) = cluster.leader() else {
+        return Err("nobody leads, long after the heal".into());
+    };
+    let Some(follower) = cluster.ids().into_iter().find(|id| *id != leader) else {
+        return Ok(());
+    };
+    let before = terms(cluster);
+    lock(&world.cut).insert((leader, follower));
+    world.tell(|| format!("member {follower} does not hear member {leader}"));
+    Runtime::sleep(DEAF).await;
+    lock(&world.cut).remove(&(leader, follower));
+    Runtime::sleep(DEAF).await;
+    let after = terms(cluster);
+    match before == after {
+        true => Ok(()),
+        false => Err(format!(
+            "member {follower} alone did not hear the leader {leader}, and there was an election: terms were {before:?} and \
+             are {after:?}"
+        )),
+    }
+}
+
+/// Checks for ever that what is bounded stays within its bound.
+pub async fn watch_bounds(world: Arc<World>, cluster: Cluster) {
+    loop {
+        Runtime::sleep(LOOK).await;
+        for (id, handle) in cluster.running() {
+            let status = handle.status();
+            let queue = world.plan.queue_bytes + LARGEST_COMMAND;
+            let bounds = [
+                ("commands that wait", status.queued_bytes, queue),
+                (
+                    "unwritten state",
+                    status.dirty_bytes,
+                    MAX_UNWRITTEN_BYTES + CHUNK_BYTES,
+                ),
+            ];
+            for (what, bytes, bound) in bounds {
+                if bytes > bound as u64 {
+                    world.violate(format!(
+                        "member {id}: {bytes} bytes of {what}, above {bound}"
+                    ));
+                }
+            }
+        }
+    }
 }
 
 fn head(cluster: &Cluster) -> u64 {

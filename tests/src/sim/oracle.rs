@@ -1,12 +1,15 @@
 //! What must hold, checked as it is seen. Whoever sees something first fixes it for all that come after.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use std::sync::Arc;
 
 use prost::Message;
-use troika_proto::{Address, B256, LockKey, U256, v1};
+use troika_proto::{Address, B256, Delta, LockKey, LockRule, Shard, U256, v1};
 use troika_store::state::{EventId, Machine, StateHash, Winner};
 
+use super::chain::{BENEFICIARY, genesis};
 use super::trace::digest;
 
 type Verdict = Result<(), String>;
@@ -19,12 +22,16 @@ pub struct Oracle {
     winners: BTreeMap<Slot, Winner>,
     /// Winners that a client was told.
     acknowledged: BTreeMap<Slot, B256>,
-    /// Which keys a proposal writes, by its hash.
-    writes: BTreeMap<B256, Vec<LockKey>>,
+    /// Every proposal that was made, by its hash.
+    proposals: BTreeMap<B256, Arc<Shard>>,
     /// Locks of accepted shards.
     written: BTreeMap<(u64, LockKey), u32>,
     /// Locks that a client was told it holds, with the revision of the answer.
     held: BTreeMap<(u64, LockKey), (u32, u64)>,
+    /// Round, shard, key: somebody has asked for this lock, perhaps in vain.
+    asked: BTreeSet<(u64, u32, LockKey)>,
+    /// Round, key, shard that was named as its holder, revision of the answer.
+    conflicts: BTreeSet<(u64, LockKey, u32, u64)>,
     /// Newest revision that anybody was told.
     newest: u64,
     events: BTreeMap<EventId, u64>,
@@ -64,9 +71,17 @@ impl Oracle {
         agree(&mut self.applied, "state hash at index", who, index, hash)
     }
 
-    /// A proposal is about to be made, which writes these keys.
-    pub fn proposes(&mut self, hash: B256, keys: Vec<LockKey>) {
-        self.writes.insert(hash, keys);
+    /// A proposal is about to be made.
+    pub fn proposes(&mut self, shard: &Arc<Shard>) {
+        self.proposals.insert(shard.hash, shard.clone());
+    }
+
+    /// What the proposal of this hash writes; nothing for the empty shard, which nobody made.
+    fn writes(&self, hash: &B256) -> Vec<LockKey> {
+        let made = self.proposals.get(hash);
+        made.map_or_else(Vec::new, |shard| {
+            shard.body.diff.lock_keys(LockRule::Commuting)
+        })
     }
 
     /// A shard's winner was seen: in a reply, a read or an event.
@@ -80,8 +95,8 @@ impl Oracle {
             };
         }
         self.winners.insert(slot, winner.clone());
-        for key in self.writes.get(&winner.shard_hash).into_iter().flatten() {
-            let holder = self.written.entry((slot.0, *key)).or_insert(slot.1);
+        for key in self.writes(&winner.shard_hash) {
+            let holder = self.written.entry((slot.0, key)).or_insert(slot.1);
             if *holder != slot.1 {
                 return Err(format!(
                     "round {}: shards {holder} and {} both write {key:?}",
@@ -101,6 +116,43 @@ impl Oracle {
     /// A client was told that it holds a lock.
     pub fn holds(&mut self, round: u64, shard: u32, key: LockKey, revision: u64) {
         self.held.entry((round, key)).or_insert((shard, revision));
+    }
+
+    /// A client is about to ask for a lock.
+    pub fn acquires(&mut self, round: u64, shard: u32, key: LockKey) {
+        self.asked.insert((round, shard, key));
+    }
+
+    /// A client was told that `shard` holds a key, as of `revision`.
+    pub fn conflicts(&mut self, round: u64, shard: u32, key: LockKey, revision: u64) {
+        self.conflicts.insert((round, key, shard, revision));
+    }
+
+    /// Keys of a round that somebody was told it holds.
+    pub fn held_in(&self, round: u64) -> BTreeSet<LockKey> {
+        let lowest = LockKey::account(Address::ZERO);
+        let held = self.held.range((round, lowest)..(round + 1, lowest));
+        held.map(|((_, key), _)| *key).collect()
+    }
+
+    /// The newest round in which anything was decided.
+    pub fn newest_round(&self) -> u64 {
+        self.winners.last_key_value().map_or(0, |(slot, _)| slot.0)
+    }
+
+    /// Decided shards of the last rounds.
+    pub fn decided_lately(&self, rounds: u64) -> Vec<Slot> {
+        let from = self.newest_round().saturating_sub(rounds).max(self.pruned);
+        self.winners
+            .range((from, 0)..)
+            .map(|(slot, _)| *slot)
+            .collect()
+    }
+
+    /// Shards of a round whose winner a client was told.
+    pub fn acknowledged_of(&self, round: u64) -> Vec<u32> {
+        let of_round = self.acknowledged.range((round, 0)..(round + 1, 0));
+        of_round.map(|(slot, _)| slot.1).collect()
     }
 
     /// A reply named a revision.
@@ -242,6 +294,78 @@ impl Oracle {
         Ok(())
     }
 
+    /// Whoever was named as the holder of a key held it.
+    pub fn conflicts_were_real(&self) -> Verdict {
+        for (round, key, shard, revision) in &self.conflicts {
+            let winner = self.winners.get(&(*round, *shard));
+            let decided = winner.filter(|winner| winner.revision <= *revision);
+            let holds = match decided {
+                Some(winner) => self.writes(&winner.shard_hash).contains(key),
+                None => {
+                    let reserved = self.held.get(&(*round, *key));
+                    self.asked.contains(&(*round, *shard, *key))
+                        || reserved.is_some_and(|(holder, _)| holder == shard)
+                }
+            };
+            if !holds {
+                return Err(format!(
+                    "round {round}: shard {shard} was named as the holder of {key} at revision {revision}, and was not: \
+                     {winner:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The state at the head is the genesis and every accepted diff of its chain, once each, and the fees.
+    pub fn money_is_conserved(&self, who: &str, machine: &Machine) -> Verdict {
+        let Some(chain) = machine.current_chain() else {
+            return Ok(());
+        };
+        let genesis = genesis(chain.config.shards, chain.config.seal_after_ms as u32);
+        let mut accounts: BTreeMap<Address, (u64, U256)> = BTreeMap::new();
+        for (address, account) in genesis.accounts {
+            accounts.insert(address, (account.nonce, account.balance));
+        }
+        for number in 1..=chain.head.header.number {
+            let Some((_, round)) = machine.canonical_block(number) else {
+                // Forgotten with its round: the sum cannot be made any more.
+                return Ok(());
+            };
+            for shard in 0..chain.config.shards {
+                let Some(winner) = self.winners.get(&(round, shard)) else {
+                    return Ok(());
+                };
+                let Some(made) = self.proposals.get(&winner.shard_hash) else {
+                    continue;
+                };
+                for (address, change) in &made.body.diff.accounts {
+                    let account = accounts.entry(*address).or_default();
+                    account.0 = change.nonce.unwrap_or(account.0);
+                    account.1 = change.balance.apply(account.1).ok_or("an overdraft")?;
+                }
+                let payee = accounts.entry(BENEFICIARY).or_default();
+                payee.1 = Delta::rise(made.header.fees)
+                    .apply(payee.1)
+                    .ok_or("an overflow")?;
+            }
+        }
+        let state = machine
+            .state_at(&chain.head.hash)
+            .ok_or("the head has no state")?;
+        for (address, expected) in accounts {
+            let found = state
+                .account(&address)
+                .map(|account| (account.nonce, account.balance));
+            if found.unwrap_or_default() != expected {
+                return Err(format!(
+                    "{who}: {address} has nonce and balance {found:?}, and its accepted changes add up to {expected:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// One line about how much was checked.
     pub fn summary(&self) -> String {
         format!(
@@ -257,6 +381,7 @@ impl Oracle {
 
 #[cfg(test)]
 mod tests {
+    use super::super::chain::{Payment, payer_key};
     use super::*;
 
     fn winner(byte: u8, revision: u64) -> Winner {
@@ -267,10 +392,24 @@ mod tests {
         }
     }
 
-    fn key(byte: u8) -> LockKey {
-        LockKey {
-            address: Address::repeat_byte(byte),
+    fn paid_by(from: u32, shard: u32) -> Arc<Shard> {
+        let payment = Payment {
+            round: 1,
+            shard,
+            from,
+            to: from + 1,
             slot: None,
+            executor: "a",
+            salt: 1,
+        };
+        payment.shard()
+    }
+
+    fn won(shard: &Shard, revision: u64) -> Winner {
+        Winner {
+            shard_hash: shard.hash,
+            executor: "a".into(),
+            revision,
         }
     }
 
@@ -299,25 +438,51 @@ mod tests {
     #[test]
     fn two_writers_of_one_key_are_seen() {
         let mut oracle = Oracle::default();
-        oracle.proposes(B256::repeat_byte(1), vec![key(9)]);
-        oracle.proposes(B256::repeat_byte(2), vec![key(9)]);
-        oracle.winner("a", (1, 0), &winner(1, 1)).unwrap();
-        oracle.winner("a", (2, 1), &winner(2, 2)).unwrap();
-        oracle.winner("a", (1, 1), &winner(2, 3)).unwrap_err();
+        let (first, second) = (paid_by(9, 0), paid_by(9, 1));
+        oracle.proposes(&first);
+        oracle.proposes(&second);
+        oracle.winner("a", (1, 0), &won(&first, 1)).unwrap();
+        oracle.winner("a", (2, 1), &won(&second, 2)).unwrap();
+        oracle.winner("a", (1, 1), &won(&second, 3)).unwrap_err();
     }
 
     #[test]
     fn a_write_through_a_held_lock_is_seen() {
+        let made = paid_by(9, 1);
+        for (accepted_at, excluded) in [(3, true), (5, false)] {
+            let mut oracle = Oracle::default();
+            oracle.proposes(&made);
+            oracle.holds(1, 0, payer_key(9), 4);
+            oracle
+                .winner("a", (1, 1), &won(&made, accepted_at))
+                .unwrap();
+            assert_eq!(oracle.locks_excluded().is_ok(), excluded);
+        }
+    }
+
+    #[test]
+    fn a_conflict_with_nobody_is_seen() {
+        let made = paid_by(9, 1);
         let mut oracle = Oracle::default();
-        oracle.proposes(B256::repeat_byte(1), vec![key(9)]);
-        oracle.holds(1, 0, key(9), 4);
-        oracle.winner("a", (1, 1), &winner(1, 3)).unwrap();
-        oracle.locks_excluded().unwrap();
-        let mut oracle = Oracle::default();
-        oracle.proposes(B256::repeat_byte(1), vec![key(9)]);
-        oracle.holds(1, 0, key(9), 4);
-        oracle.winner("a", (1, 1), &winner(1, 5)).unwrap();
-        oracle.locks_excluded().unwrap_err();
+        oracle.proposes(&made);
+        oracle.acquires(1, 1, payer_key(8));
+        oracle.winner("a", (1, 1), &won(&made, 7)).unwrap();
+        // Before its acceptance it may have held what it had asked for; afterwards it holds what it writes.
+        for (key, revision, real) in [(9, 7, true), (8, 6, true), (8, 7, false), (7, 6, false)] {
+            let mut oracle = Oracle {
+                conflicts: BTreeSet::new(),
+                asked: oracle.asked.clone(),
+                proposals: oracle.proposals.clone(),
+                winners: oracle.winners.clone(),
+                ..Oracle::default()
+            };
+            oracle.conflicts(1, 1, payer_key(key), revision);
+            assert_eq!(
+                oracle.conflicts_were_real().is_ok(),
+                real,
+                "{key} {revision}"
+            );
+        }
     }
 
     #[test]

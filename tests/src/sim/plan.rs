@@ -6,6 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use troika_store::mutant::Mutant;
+use troika_store::raft::config::QUEUE_BYTES;
+
 use super::random::Random;
 use super::world::Moment;
 
@@ -44,10 +47,37 @@ pub enum Fault {
     Checkpoint,
     /// A member loses its data, comes back under its old id, is refused, and is replaced.
     Replace,
+    /// Bits of a member's files flip while it does not run; it is replaced, whether it starts or not.
+    BitRot,
+}
+
+impl Fault {
+    /// Its name, for counting.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kills",
+            Self::PowerCut => "power cuts",
+            Self::PowerCutAll => "power cuts of all",
+            Self::CutWhileWriting => "power cuts in mid-write",
+            Self::Pause => "pauses",
+            Self::Isolate => "isolations",
+            Self::OneWay => "one-way cuts",
+            Self::Split => "splits",
+            Self::Flap => "flapping links",
+            Self::ClockJump => "clock jumps",
+            Self::SlowDisk => "slow disks",
+            Self::FailingDisk => "failing disks",
+            Self::FullDisk => "full disks",
+            Self::Transfer => "transfers",
+            Self::Checkpoint => "checkpoints",
+            Self::Replace => "replacements",
+            Self::BitRot => "bit rots",
+        }
+    }
 }
 
 /// All of them.
-pub const FAULTS: [Fault; 16] = [
+pub const FAULTS: [Fault; 17] = [
     Fault::Kill,
     Fault::PowerCut,
     Fault::PowerCutAll,
@@ -64,6 +94,7 @@ pub const FAULTS: [Fault; 16] = [
     Fault::Transfer,
     Fault::Checkpoint,
     Fault::Replace,
+    Fault::BitRot,
 ];
 
 const MOMENTS: [Moment; 8] = [
@@ -116,13 +147,35 @@ pub struct Plan {
     pub followers: u32,
     /// Bytes of the log kept behind a checkpoint.
     pub log_keep_bytes: u64,
+    /// Bytes of commands that may wait on a member; small where the queues are to run full.
+    pub queue_bytes: usize,
+    /// Log entries of commands that a leader has in flight.
+    pub entries_in_flight: usize,
+    /// Microseconds that a wall clock gains or loses a second, at most.
+    pub drift: u64,
     /// Pause between heartbeats.
     pub heartbeat: Duration,
     /// Of a million blocks, after how many old rounds are pruned.
     pub prune_per_million: u32,
+    /// A bug that is planted in all members, or in one.
+    pub mutant: Option<(Mutant, Option<u64>)>,
 }
 
 impl Plan {
+    /// The same with a planted bug. Where all members alike would be wrong alike, only one of them is.
+    pub fn with_mutant(mut self, mutant: Mutant) -> Self {
+        let alike = mutant == Mutant::ApplyReordered;
+        let one = alike.then_some(1 + self.seed % self.members);
+        self.mutant = Some((mutant, one));
+        self
+    }
+
+    /// The bug that is planted in a member.
+    pub fn mutant_of(&self, member: u64) -> Option<Mutant> {
+        let (mutant, only) = self.mutant?;
+        only.is_none_or(|only| only == member).then_some(mutant)
+    }
+
     /// The plan of a seed. `members`: 3 or 5, drawn where not given.
     pub fn draw(seed: u64, members: Option<u64>, faulty_for: Duration) -> Self {
         let mut random = Random::new(seed);
@@ -175,6 +228,13 @@ impl Plan {
             log_keep_bytes: random.between(0, 64 << 10),
             heartbeat: random.millis(50, 200),
             prune_per_million: sometimes(&mut random, 10_000, 100_000),
+            queue_bytes: match random.chance(200_000) {
+                true => random.between(4 << 10, 32 << 10) as usize,
+                false => QUEUE_BYTES,
+            },
+            entries_in_flight: random.between(1, 6) as usize,
+            drift: u64::from(sometimes(&mut random, 10, 100_000)),
+            mutant: None,
         }
     }
 }

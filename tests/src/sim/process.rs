@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
+use troika_store::mutant::Mutant;
 use troika_store::runtime::{Gate, Hooks, Instant, Runtime};
 
 use super::random::Random;
@@ -35,12 +36,21 @@ pub struct Process {
     /// Of a million polls, how many come late.
     late_per_million: u32,
     random: Mutex<Random>,
+    /// The bug that is planted in it.
+    mutant: Option<Mutant>,
 }
 
 impl Process {
     /// A process that runs.
-    pub fn new(member: u64, number: u64, late_per_million: u32, random: Random) -> Arc<Self> {
+    pub fn new(
+        member: u64,
+        number: u64,
+        late_per_million: u32,
+        random: Random,
+        mutant: Option<Mutant>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            mutant,
             member,
             number,
             dead: AtomicBool::new(false),
@@ -86,6 +96,11 @@ impl Process {
         }
     }
 
+    /// What the blocking job under way has cost so far.
+    pub fn charged(&self) -> Duration {
+        *lock(&self.cost)
+    }
+
     /// A blocking job costs this much more.
     pub fn charge(&self, cost: Duration) {
         *lock(&self.cost) += cost;
@@ -96,8 +111,23 @@ thread_local! {
     static CURRENT: Cell<Option<Arc<Process>>> = const { Cell::new(None) };
 }
 
+#[cfg(feature = "mutants")]
+fn plant(mutant: Option<Mutant>) {
+    troika_store::mutant::set(mutant);
+}
+
+/// A build without planted bugs.
+#[cfg(not(feature = "mutants"))]
+fn plant(_: Option<Mutant>) {}
+
 fn swap(process: Option<Arc<Process>>) -> Option<Arc<Process>> {
+    plant(process.as_ref().and_then(|process| process.mutant));
     CURRENT.with(|current| current.replace(process))
+}
+
+/// Nobody's task is being polled: a task that panicked in the run before never said so.
+pub fn reset() {
+    swap(None);
 }
 
 /// Runs `act` as if a task of `process` did: what it spawns belongs to that process.

@@ -1,6 +1,7 @@
 //! One seed, from nothing to the verdict.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -12,7 +13,7 @@ use troika_store::runtime::{Runtime, install};
 use super::clients::Client;
 use super::cluster::Cluster;
 use super::plan::Plan;
-use super::process::SimHooks;
+use super::process::{self, SimHooks};
 use super::trace::Trace;
 use super::world::{World, lock};
 use super::{faults, heal};
@@ -32,6 +33,8 @@ pub struct Report {
     pub simulated: Duration,
     /// How much was checked.
     pub summary: String,
+    /// What was met, and how often.
+    pub counts: BTreeMap<&'static str, u64>,
     /// The last of what happened, if it was asked for.
     pub story: Vec<String>,
     /// The hash after each event, if asked for.
@@ -72,6 +75,7 @@ fn panicked() -> Option<String> {
 /// Runs a plan.
 pub fn run(plan: &Plan, trace: Trace) -> Report {
     catch_panics();
+    process::reset();
     PANICS.with(|panics| *panics.borrow_mut() = Some(Vec::new()));
     let runtime = Builder::new_current_thread()
         .enable_time()
@@ -100,6 +104,7 @@ pub fn run(plan: &Plan, trace: Trace) -> Report {
             events: 0,
             simulated: Duration::ZERO,
             summary: String::new(),
+            counts: BTreeMap::new(),
             story: Vec::new(),
             steps: Vec::new(),
         },
@@ -113,6 +118,7 @@ async fn simulate(plan: Plan, trace: Trace) -> Report {
     let cluster = Cluster::new(world.clone());
     let quiet = Arc::new(AtomicBool::new(false));
     Runtime::spawn(cluster.clone().bury(crashes));
+    Runtime::spawn(heal::watch_bounds(world.clone(), cluster.clone()));
     let verdict = tokio::select! {
         biased;
         () = world.over.notified() => Ok(()),
@@ -136,6 +142,7 @@ async fn simulate(plan: Plan, trace: Trace) -> Report {
         events,
         simulated: world.elapsed(),
         summary: lock(&world.oracle).summary(),
+        counts: world.counts(),
         story,
         steps,
     };

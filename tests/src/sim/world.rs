@@ -71,6 +71,7 @@ pub struct World {
     /// A violation is found: the run is over.
     pub over: Notify,
     started: Instant,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
     trace: Mutex<Trace>,
     random: Mutex<Random>,
     violation: Mutex<Option<String>>,
@@ -89,7 +90,8 @@ impl World {
         let mut random = Random::new(plan.seed ^ 0x5eed);
         let (crashes, asked) = mpsc::unbounded_channel();
         let world = Self {
-            own: Process::new(0, 0, plan.late_per_million, random.fork()),
+            own: Process::new(0, 0, plan.late_per_million, random.fork(), None),
+            counts: Mutex::default(),
             oracle: Mutex::default(),
             doors: Mutex::default(),
             cut: Mutex::default(),
@@ -124,6 +126,16 @@ impl World {
     /// Adds a line about what the run itself does.
     pub fn tell(&self, line: impl FnOnce() -> String) {
         self.note(&[2], line);
+    }
+
+    /// Counts something that a run is to have met: a test that meets nothing shows nothing.
+    pub fn count(&self, what: &'static str) {
+        *lock(&self.counts).entry(what).or_default() += 1;
+    }
+
+    /// What was met, and how often.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.counts).clone()
     }
 
     /// The trace, to look at.
@@ -193,6 +205,7 @@ impl World {
             return None;
         }
         let operations = self.random().below(6);
+        self.count("crashes after an event");
         self.tell(|| {
             format!(
                 "member {}: the power goes after {moment:?} and {operations} operations",
@@ -223,22 +236,27 @@ impl World {
     }
 }
 
-/// A member's wall clock: runs with virtual time, and jumps.
+/// A member's wall clock: runs a little faster or slower than virtual time, and jumps.
 #[derive(Debug)]
 pub struct SimClock {
     world: Arc<World>,
     offset_ms: Mutex<i64>,
+    /// Microseconds that it gains a second.
+    drift: i64,
 }
 
 /// When simulations begin: 2023-11-14, a second after the genesis of their chain.
 const BEGIN_MS: i64 = 1_700_000_001_000;
 
 impl SimClock {
-    /// A clock that is right.
+    /// A clock that is right at first.
     pub fn new(world: Arc<World>) -> Arc<Self> {
+        let most = world.plan.drift;
+        let drift = world.random().between(0, 2 * most) as i64 - most as i64;
         Arc::new(Self {
             world,
             offset_ms: Mutex::default(),
+            drift,
         })
     }
 
@@ -250,7 +268,8 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn now_ms(&self) -> u64 {
-        let elapsed = self.world.elapsed().as_millis() as i64;
-        (BEGIN_MS + elapsed + *lock(&self.offset_ms)).max(0) as u64
+        let elapsed = self.world.elapsed().as_micros() as i64;
+        let shown = elapsed + elapsed / 1_000_000 * self.drift;
+        (BEGIN_MS + shown / 1_000 + *lock(&self.offset_ms)).max(0) as u64
     }
 }
