@@ -93,6 +93,9 @@ struct Serve {
     /// Log entries that a leader has under way before further commands gather in the next one. Fewer: larger entries.
     #[arg(long, default_value_t = ENTRIES_IN_FLIGHT, value_parser = in_flight)]
     entries_in_flight: usize,
+    /// Bytes of the log kept behind a checkpoint for members that lag; one that lacks more is sent the state.
+    #[arg(long, default_value_t = troika_store::limits::LOG_KEEP_BYTES)]
+    log_keep_bytes: u64,
 }
 
 #[derive(Args)]
@@ -241,6 +244,7 @@ fn config(arguments: &Serve) -> MemberConfig {
     config.heartbeat = Duration::from_millis(arguments.heartbeat_ms);
     config.election = Duration::from_millis(arguments.election_ms);
     config.reserve_bytes = arguments.reserve_bytes;
+    config.log_keep_bytes = arguments.log_keep_bytes;
     config
 }
 
