@@ -1,12 +1,13 @@
 //! Calls over the wire, and what becomes of them: `ok`, provably not carried out, or unknown.
 
 use crate::history::{
-    Acquire, Get, Held, Key, Meta, Open, Outcome, RoundSeen, Seal, Submit, Winner,
+    Acquire, Get, Held, Key, Meta, Open, Outcome, Prune, RoundSeen, Seal, Submit, Winner,
 };
 use alloy_primitives::{Address, B256, U256};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use troika_proto::v1::cluster_client::ClusterClient;
 use troika_proto::v1::rounds_client::RoundsClient;
 use troika_proto::v1::{self, acquire_locks_response, submit_response};
 use troika_proto::{AccountDiff, Diff, LockKey, LockRule, Shard, ShardBody};
@@ -41,6 +42,7 @@ impl From<Status> for Failure {
 #[derive(Clone)]
 pub struct Client {
     rounds: RoundsClient<Channel>,
+    cluster: ClusterClient<Channel>,
     timeout: Duration,
 }
 
@@ -59,6 +61,7 @@ pub fn channel(address: &str, timeout: Duration) -> anyhow::Result<Channel> {
 fn meta(meta: Option<v1::ReplyMeta>) -> Option<Meta> {
     meta.map(|m| Meta {
         member: m.member,
+        leader: m.leader,
         term: m.term,
         log_index: m.log_index,
         revision: m.revision,
@@ -152,8 +155,13 @@ impl Client {
     /// The address is not one.
     pub fn new(address: &str, timeout: Duration) -> anyhow::Result<Self> {
         let limit = troika_proto::limits::MAX_MESSAGE_BYTES;
-        let rounds = RoundsClient::new(channel(address, timeout)?).max_decoding_message_size(limit);
-        Ok(Self { rounds, timeout })
+        let channel = channel(address, timeout)?;
+        let rounds = RoundsClient::new(channel.clone()).max_decoding_message_size(limit);
+        Ok(Self {
+            rounds,
+            cluster: ClusterClient::new(channel),
+            timeout,
+        })
     }
 
     fn request<T>(&self, message: T) -> tonic::Request<T> {
@@ -288,6 +296,22 @@ impl Client {
             linearizable,
             seen: reply.round.as_ref().map(round),
             meta: meta(reply.meta),
+        })
+    }
+
+    /// Forgets rounds below a number.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn prune(&self, below: u64) -> Result<Prune, Failure> {
+        let request = self.request(v1::PruneRequest {
+            meta: None,
+            below_round: below,
+        });
+        let reply = self.cluster.clone().prune(request).await?.into_inner();
+        Ok(Prune {
+            below,
+            pruned_below: Some(reply.pruned_below),
         })
     }
 }

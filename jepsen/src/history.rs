@@ -69,9 +69,15 @@ pub enum Op {
     Feed(Feed),
     /// A member's state hash at a log index.
     StateHash(StateHash),
-    /// A transfer through the gateway.
+    /// Forget old rounds.
+    Prune(Prune),
+    /// A transaction handed to the gateway.
     Transfer(Transfer),
-    /// All balances of a set of accounts at one block.
+    /// The gateway says that a transaction is in a block.
+    Receipt(Receipt),
+    /// A block as one member has it, read after the heal.
+    Block(BlockSeen),
+    /// Money or a counter at one block, counted in two ways.
     Balances(Balances),
     /// The nemesis did something.
     Nemesis(Nemesis),
@@ -82,6 +88,9 @@ pub enum Op {
 pub struct Meta {
     /// The member that answered.
     pub member: u64,
+    /// Who led, as far as it knew; 0 if it knew of none.
+    #[serde(default)]
+    pub leader: u64,
     /// Its term.
     pub term: u64,
     /// Log index of the decision, or the last applied.
@@ -272,6 +281,9 @@ pub enum WatchEvent {
         block: B256,
         /// Every shard's hash, in index order.
         shards: Vec<B256>,
+        /// Gas that its transactions used: 0 for an empty block.
+        #[serde(default)]
+        gas: u64,
     },
     /// A round became void.
     Voided {
@@ -299,6 +311,9 @@ pub struct Feed {
     /// A block and the hashes of its shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<(B256, Vec<B256>)>,
+    /// "Everything from the first of these rounds to the second has been sent".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete: Option<(u64, u64)>,
 }
 
 /// A member's state hash.
@@ -310,26 +325,73 @@ pub struct StateHash {
     pub log_index: u64,
     /// Its hash.
     pub hash: B256,
+    /// True if it was computed from the data directory of a member that had been stopped.
+    #[serde(default)]
+    pub from_disk: bool,
 }
 
-/// A transfer through the gateway.
+/// A call to forget old rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prune {
+    /// Rounds below this number.
+    pub below: u64,
+    /// Reply: rounds below this number are forgotten now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned_below: Option<u64>,
+}
+
+/// A transaction handed to the gateway.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Transfer {
     /// Transaction hash.
     pub tx: B256,
-    /// Reply: the blocks it was found in, (number, hash, index), canonical ones.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub places: Vec<(u64, B256, u64)>,
+    /// Number of the account that pays.
+    pub sender: u32,
+    /// Its nonce.
+    pub nonce: u64,
 }
 
-/// Balances of all accounts of a closed system, at one block.
+/// The gateway said that a transaction is in a block.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Transaction hash.
+    pub tx: B256,
+    /// Number of the block.
+    pub block: u64,
+    /// Its hash.
+    pub hash: B256,
+}
+
+/// A block as one member has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockSeen {
+    /// The member.
+    pub member: u64,
+    /// Block number.
+    pub number: u64,
+    /// Block hash.
+    pub hash: B256,
+    /// Its parent's.
+    pub parent: B256,
+    /// The round that made it.
+    pub round: u64,
+    /// Every shard's hash, in index order.
+    pub shards: Vec<B256>,
+    /// Hashes of its transactions, in block order, where they were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transactions: Option<Vec<B256>>,
+}
+
+/// Something that can be counted in two ways, at one block: all money of a closed set of accounts, or a counter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Balances {
+    /// "money" (decimal wei) or "counter" (calls).
+    pub what: String,
     /// Block number.
     pub block: u64,
-    /// Sum of balances, decimal wei.
+    /// What is there.
     pub total: String,
-    /// Sum that it must be: what was there at the start less the burned base fees, decimal wei.
+    /// What must be there: the money of the start less the burned base fees; the calls that are included.
     pub expected: String,
 }
 
@@ -344,6 +406,9 @@ pub struct Nemesis {
     pub result: String,
     /// What exactly, for people.
     pub detail: String,
+    /// The processes that it struck: `member-1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
 }
 
 /// Reads `history.jsonl`.

@@ -24,6 +24,16 @@ pub fn inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
+/// Names this run: in the environment of every process that it starts, and in the paths of its disks.
+pub fn token() -> String {
+    std::env::var(INSIDE).unwrap_or_else(|_| format!("troika-jepsen-{}", std::process::id()))
+}
+
+/// Marks a process as one of this run's.
+pub fn mark(command: &mut Command, token: &str) {
+    command.env(INSIDE, token);
+}
+
 /// Arguments of `unshare` for this user.
 fn unshare() -> Command {
     let mut command = Command::new("unshare");
@@ -66,17 +76,101 @@ pub fn obstacle() -> Option<String> {
 
 /// Runs this program again inside namespaces of its own, with the same arguments, and returns its exit code.
 ///
+/// Ctrl-C and SIGTERM reach the inner program, which heals, checks and ends by itself; SIGKILL to this one ends it too.
+///
 /// # Errors
 /// The program cannot be started.
 pub fn enter() -> Result<i32> {
     let program = std::env::current_exe()?;
-    let mut child = unshare()
-        .arg(program)
-        .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
-        .spawn()
-        .context("unshare")?;
-    Ok(child.wait()?.code().unwrap_or(3))
+    let mut command = unshare();
+    command.arg(program).args(std::env::args_os().skip(1));
+    mark(&mut command, &token());
+    dies_with_us(&mut command);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut child = command.spawn().context("unshare")?;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status.code().unwrap_or(3));
+            }
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => interrupt_children(child.id()),
+                _ = terminate.recv() => interrupt_children(child.id()),
+                () = tokio::time::sleep(std::time::Duration::from_millis(20)) => {}
+            }
+        }
+    })
+}
+
+/// SIGKILL for the process when the one that started it ends, however it ends.
+pub fn dies_with_us(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: prctl(2) is async-signal-safe and touches no memory of ours.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+}
+
+/// SIGINT to the children of a process.
+fn interrupt_children(parent: u32) {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    for pid in children.unwrap_or_default().split_whitespace() {
+        if let Ok(pid) = pid.parse::<libc::pid_t>() {
+            // SAFETY: kill(2) touches no memory.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::kill(pid, libc::SIGINT);
+            }
+        }
+    }
+}
+
+/// What a run left behind on this machine: processes, mounts, loop devices. Empty when all is well. Call when it has ended.
+pub fn leaks(token: &str) -> Vec<String> {
+    let mut leaks = Vec::new();
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    for line in mounts.lines().filter(|line| line.contains(token)) {
+        leaks.push(format!("mount: {line}"));
+    }
+    for device in entries("/sys/block") {
+        let backing = std::fs::read_to_string(device.join("loop/backing_file"));
+        if let Ok(file) = backing
+            && file.contains(token)
+        {
+            leaks.push(format!(
+                "loop device: {} on {}",
+                device.display(),
+                file.trim()
+            ));
+        }
+    }
+    let own = std::process::id().to_string();
+    for process in entries("/proc") {
+        let environment = std::fs::read(process.join("environ")).unwrap_or_default();
+        let mark = format!("{INSIDE}={token}");
+        let marked = environment.split(|b| *b == 0).any(|v| v == mark.as_bytes());
+        if marked && !process.ends_with(&own) {
+            let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            leaks.push(format!("process {}: {line}", process.display()));
+        }
+    }
+    leaks
+}
+
+fn entries(path: &str) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|e| e.path()).collect()
 }
 
 fn run(program: &str, args: &[&str]) -> Result<()> {
@@ -104,17 +198,17 @@ fn nft(rules: &str) -> Result<()> {
 }
 
 impl Net {
-    /// Makes the bridge and `hosts` hosts. Call inside [`enter`]'s namespaces.
+    /// Makes the bridge and `hosts`. Call inside [`enter`]'s namespaces.
     ///
     /// # Errors
     /// A command failed; nothing needs to be undone.
-    pub fn build(hosts: u32) -> Result<Self> {
+    pub fn build(hosts: &[u32]) -> Result<Self> {
         run("mount", &["-t", "tmpfs", "none", "/run"])?;
         ip("link set lo up")?;
         ip("link add br0 type bridge")?;
         ip("addr add 10.77.0.254/24 dev br0")?;
         ip("link set br0 up")?;
-        for n in 1..=hosts {
+        for n in hosts {
             ip(&format!("netns add h{n}"))?;
             ip(&format!(
                 "link add v{n} type veth peer name eth0 netns h{n}"
@@ -146,9 +240,11 @@ impl Net {
         match self {
             Self::Loopback => Command::new(program),
             Self::Namespaces => {
-                let mut command = Command::new("ip");
+                // Not `ip netns exec`: that would give every process a copy of all mounts, which then outlive us.
+                let mut command = Command::new("nsenter");
                 command
-                    .args(["netns", "exec", &format!("h{n}")])
+                    .arg(format!("--net=/run/netns/h{n}"))
+                    .arg("--")
                     .arg(program);
                 command
             }

@@ -46,6 +46,17 @@ pub enum Command {
         #[arg(long, default_value_t = 8080)]
         port: u16,
     },
+    /// Shows the schedule of operations and faults that a seed stands for, without running anything.
+    Plan {
+        /// The run.
+        #[command(flatten)]
+        test: TestArgs,
+        /// Operations of every client that are shown.
+        #[arg(long, default_value_t = 5)]
+        operations: u64,
+    },
+    /// Runs wrong systems, one mistake each, until the suite catches them.
+    Mutants(MutantsArgs),
     /// Says what this machine can do, and what will be skipped and why.
     Doctor,
     /// Tests the checkers themselves on histories whose truth is known.
@@ -80,7 +91,7 @@ pub struct TestArgs {
     /// Members of the store.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=5))]
     pub members: u32,
-    /// Executors (workload `broadcast`).
+    /// Executors (workloads `broadcast` and `transfer`).
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=5))]
     pub executors: u32,
     /// Shards of a block.
@@ -98,6 +109,9 @@ pub struct TestArgs {
     /// Seconds within which the system must make progress once the last fault is lifted.
     #[arg(long, default_value_t = 20)]
     pub recovery: u64,
+    /// A mistake that the binaries under test were built to make (`troika-store mutants` lists them).
+    #[arg(long)]
+    pub mutant: Option<String>,
 }
 
 /// `troika-jepsen test-all`.
@@ -109,6 +123,32 @@ pub struct TestAllArgs {
     /// Instead of the matrix: this many runs, each a random subset of faults and sizes from its seed.
     #[arg(long)]
     pub swarm: Option<u32>,
+    /// Instead of the matrix: a few short runs that show that the suite works here, about two minutes.
+    #[arg(long, conflicts_with = "swarm")]
+    pub smoke: bool,
+}
+
+/// `troika-jepsen mutants`.
+#[derive(Clone, Debug, Args)]
+pub struct MutantsArgs {
+    /// Folder of `troika-store` and `troika-node` built with their mistakes (`--features mutants --profile checked`).
+    #[arg(long, env = "TROIKA_MUTANT_BIN")]
+    pub bin: PathBuf,
+    /// Only these, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Runs of each at most, each with another seed, until it is caught.
+    #[arg(long, default_value_t = 5)]
+    pub tries: u64,
+    /// How often each must be caught, for the median.
+    #[arg(long, default_value_t = 1)]
+    pub repeat: u64,
+    /// Where runs are written.
+    #[arg(long, default_value = "runs")]
+    pub out: PathBuf,
+    /// First seed.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// What the clients do.
@@ -121,8 +161,41 @@ pub enum Workload {
     Locks,
     /// Linearizable reads on every member while shards are decided.
     Read,
-    /// Real executors and a gateway with real transactions; feeds are watched.
+    /// Most submissions are sent again, under their own and other names, to other members.
+    Retry,
+    /// Nine watchers that hop between members every moment, resuming where they were.
+    Watch,
+    /// Old rounds are forgotten, and logs kept short, so that members that were away come back by a snapshot.
+    Prune,
+    /// Real executors race with real transactions; peers follow every feed.
     Broadcast,
+    /// Transfers through the gateway: money is conserved, what is included stays, once.
+    Transfer,
+}
+
+impl Workload {
+    /// Every workload.
+    pub const ALL: [Self; 8] = [
+        Self::Race,
+        Self::Locks,
+        Self::Read,
+        Self::Retry,
+        Self::Watch,
+        Self::Prune,
+        Self::Broadcast,
+        Self::Transfer,
+    ];
+
+    /// The name on the command line and in reports.
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
+    /// True if executors and a gateway run.
+    pub fn is_real(self) -> bool {
+        matches!(self, Self::Broadcast | Self::Transfer)
+    }
 }
 
 /// A fault that the nemesis can bring about.
@@ -137,6 +210,10 @@ pub enum Fault {
     KillLeader,
     /// SIGKILL to all members at once.
     KillAll,
+    /// A member's file system stops without flushing and the member is killed: what was not on disk is gone.
+    PowerCut,
+    /// The same for all members at once.
+    PowerCutAll,
     /// SIGSTOP, then SIGCONT.
     Pause,
     /// One member is cut off.
@@ -145,12 +222,16 @@ pub enum Fault {
     PartitionLeader,
     /// A majority and a minority.
     PartitionMajority,
-    /// Every member sees only its neighbour.
+    /// Every member sees only its neighbours (five members).
     PartitionRing,
+    /// Two halves that only one member in the middle sees (five members).
+    PartitionBridge,
     /// Messages from one member are lost, those to it arrive.
     PartitionOneWay,
-    /// A share of all messages between members is lost.
+    /// A share of all packets is lost.
     Loss,
+    /// Packets between members arrive late.
+    Delay,
     /// SIGTERM and restart, one member after the other.
     RollingRestart,
     /// A member's wall clock jumps (needs faketime).
@@ -161,8 +242,28 @@ pub enum Fault {
     SlowDisk,
     /// fsync fails with EIO (strace); the member must exit and is restarted.
     DiskError,
-    /// SIGKILL to executors, then a restart (workload `broadcast`).
+    /// Bits flip in a file of a stopped member. It counts as failed and comes back under a new id.
+    BitFlip,
+    /// A file of a stopped member loses its end. As `bit-flip`.
+    Truncate,
+    /// A member loses its data and comes back under its old id: refused. It is replaced under a new one.
+    Wipe,
+    /// A member is added, given a vote, and an old one removed.
+    Membership,
+    /// SIGKILL to some executors, never all, then a restart.
     KillExecutor,
+    /// SIGKILL to all executors.
+    KillExecutors,
+    /// SIGSTOP to some executors.
+    PauseExecutor,
+    /// SIGKILL to the gateway.
+    KillGateway,
+    /// Some executors do not reach the store.
+    ExecutorsFromStore,
+    /// The gateway does not reach some executors.
+    GatewayFromExecutors,
+    /// Several of the others at the same time.
+    AllAtOnce,
 }
 
 impl Fault {
@@ -172,7 +273,7 @@ impl Fault {
             .map_or_else(String::new, |v| v.get_name().to_owned())
     }
 
-    /// True if it cuts or loses messages, which needs network namespaces.
+    /// True if it cuts, loses or delays messages, which needs network namespaces.
     pub fn needs_namespaces(self) -> bool {
         matches!(
             self,
@@ -180,8 +281,55 @@ impl Fault {
                 | Self::PartitionLeader
                 | Self::PartitionMajority
                 | Self::PartitionRing
+                | Self::PartitionBridge
                 | Self::PartitionOneWay
                 | Self::Loss
+                | Self::Delay
+                | Self::ExecutorsFromStore
+                | Self::GatewayFromExecutors
+        )
+    }
+
+    /// True if it strikes executors or the gateway, which only some workloads have.
+    pub fn needs_executors(self) -> bool {
+        matches!(
+            self,
+            Self::KillExecutor
+                | Self::KillExecutors
+                | Self::PauseExecutor
+                | Self::KillGateway
+                | Self::ExecutorsFromStore
+                | Self::GatewayFromExecutors
+        )
+    }
+
+    /// True if it takes a member away for good, so that another joins under a new id.
+    pub fn replaces(self) -> bool {
+        matches!(
+            self,
+            Self::BitFlip | Self::Truncate | Self::Wipe | Self::Membership
+        )
+    }
+
+    /// True if members need a file system of their own.
+    pub fn cuts_power(self) -> bool {
+        matches!(self, Self::PowerCut | Self::PowerCutAll)
+    }
+
+    /// True if it can be in force together with others.
+    pub fn combines(self) -> bool {
+        !matches!(
+            self,
+            Self::None
+                | Self::RollingRestart
+                | Self::Membership
+                | Self::BitFlip
+                | Self::Truncate
+                | Self::Wipe
+                | Self::DiskError
+                | Self::PowerCut
+                | Self::PowerCutAll
+                | Self::AllAtOnce
         )
     }
 }

@@ -1,83 +1,35 @@
-//! One run: start, load, break, heal, check, write.
+//! One run: start, load, break, heal, ask everybody, check, write.
 
-use crate::checker::coverage::Coverage;
-use crate::checker::{self, Finding};
-use crate::client::{Client, Failure};
-use crate::cluster::{Cluster, Role};
-use crate::history::{Entry, Get, Kind, Op};
+use crate::checker::Finding;
+use crate::cluster::{self, Cluster, Role};
+use crate::history::{Entry, NEMESIS, Op, StateHash};
 use crate::nemesis::Nemesist;
 use crate::net::{self, Net};
-use crate::options::{Fault, TestArgs, Workload};
+use crate::options::{TestArgs, Workload};
 use crate::recorder::Recorder;
-use crate::workload::{self, CALL_TIMEOUT, Shared};
+use crate::verdict::{Options, Verdict, finish, judge, wanted, write_json};
+use crate::workload::scripted::Scripted;
+use crate::workload::{self, CALL_TIMEOUT, Shared, observe, settle, transfer};
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
-use std::io::{IsTerminal, Write};
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::task::JoinSet;
 use troika_proto::v1;
 use troika_proto::v1::cluster_client::ClusterClient;
 
-/// What a run came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Nothing that must not be, and the run tested something.
-    Valid,
-    /// Something that must not be.
-    Invalid,
-    /// The run tested nothing.
-    Unknown,
-}
-
-impl Verdict {
-    /// The exit code.
-    pub fn code(self) -> i32 {
-        match self {
-            Self::Valid => 0,
-            Self::Invalid => 1,
-            Self::Unknown => 2,
-        }
-    }
-}
-
-/// `results.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Results {
-    /// The verdict.
-    pub verdict: Verdict,
-    /// What must not be.
-    pub findings: Vec<Finding>,
-    /// What the run did.
-    pub coverage: Coverage,
-    /// Why it is `unknown`.
-    pub missing: Vec<String>,
-    /// Seconds from lifting the last fault to progress on every member; absent where there was none in time.
-    pub recovery_s: Option<f64>,
-    /// Entries of the history.
-    pub entries: usize,
-    /// Seconds that the checkers took.
-    pub check_s: f64,
-}
-
-/// `options.json`: all that is needed to run it again.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Options {
-    /// The arguments, seed included.
-    pub args: TestArgs,
-    /// The seed.
-    pub seed: u64,
-    /// Version of this suite.
-    pub version: String,
-    /// Keccak-256 of the binaries that were tested.
-    pub binaries: Vec<(String, String)>,
-    /// What could not be done here, and why.
-    pub skipped: Vec<String>,
-    /// The command that runs it again.
-    pub command: String,
-}
+/// How long the processes may take to start.
+const START: Duration = Duration::from_secs(30);
+/// Watchers of a run, and of one that is about watching.
+const WATCHERS: u64 = 3;
+const MANY_WATCHERS: u64 = 9;
+/// How long a watcher of such a run stays with a member.
+const HOP: Duration = Duration::from_millis(700);
+/// What watchers and peers have to hear the last events.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// Runs a test. Prints the verdict and where the report is.
 ///
@@ -87,12 +39,12 @@ pub fn test(args: &TestArgs) -> Result<Verdict> {
     let seed = args.seed.unwrap_or_else(random_seed);
     let dir = run_dir(&args.out, args, seed)?;
     let bin = binaries(args)?;
-    let mut skipped = Vec::new();
-    let net = if net::inside() {
-        Net::build(args.members + args.executors + 1)?
+    let (net, skipped) = if net::inside() {
+        (Net::build(&cluster::hosts(args))?, Vec::new())
     } else {
-        skipped.push("namespaces: not inside one; faults of the network are skipped".to_owned());
-        Net::Loopback
+        let why = net::obstacle().unwrap_or_else(|| "not inside one".to_owned());
+        let skipped = format!("namespaces: {why}; faults of the network are skipped");
+        (Net::Loopback, vec![skipped])
     };
     let options = Options {
         args: args.clone(),
@@ -110,169 +62,56 @@ pub fn test(args: &TestArgs) -> Result<Verdict> {
         .build()?;
     let outcome = runtime.block_on(drive(args, seed, net, &dir, &bin));
     runtime.shutdown_timeout(Duration::from_secs(2));
-    let (history, extra, recovery) = outcome?;
+    let Outcome {
+        history,
+        extra,
+        recovery_s,
+    } = outcome?;
     let faults: Vec<String> = wanted(args).iter().map(|f| f.name()).collect();
-    let results = judge(&history, extra, recovery, &faults);
+    let results = judge(&history, extra, recovery_s, &faults);
     finish(&dir, &options, &history, &results)?;
     Ok(results.verdict)
 }
 
-fn wanted(args: &TestArgs) -> Vec<Fault> {
-    let faults = args.nemesis.iter().copied();
-    faults.filter(|f| *f != Fault::None).collect()
-}
-
-/// Writes results, EDN and report, and tells the person at the terminal.
-fn finish(dir: &Path, options: &Options, history: &[Entry], results: &Results) -> Result<()> {
-    write_json(&dir.join("results.json"), results)?;
-    let mut edn = std::io::BufWriter::new(std::fs::File::create(dir.join("history.edn"))?);
-    for entry in history {
-        writeln!(edn, "{}", crate::edn::entry(entry))?;
-    }
-    edn.flush()?;
-    let report = crate::report::html(options, history, results);
-    std::fs::write(dir.join("report.html"), report)?;
-    print_results(results);
-    println!("report  {}", dir.join("report.html").display());
-    if results.verdict == Verdict::Valid {
-        // Data directories are of use where something went wrong.
-        let _ = std::fs::remove_dir_all(dir.join("data"));
-    }
-    Ok(())
-}
-
-fn print_results(results: &Results) {
-    let c = &results.coverage;
-    println!(
-        "calls   {} ok, {} fail, {} unknown; {} slots decided, {} lost races, {} conflicts, {} terms",
-        c.ok, c.fail, c.info, c.decided, c.lost_races, c.conflicts, c.terms
-    );
-    for (fault, count) in &c.faults {
-        println!("fault   {fault} x{count}");
-    }
-    match results.recovery_s {
-        Some(s) => println!("recovery {s:.1} s after the last fault was lifted"),
-        None => println!("recovery none in time"),
-    }
-    for finding in results.findings.iter().take(10) {
-        println!(
-            "FOUND   {}: {} (entries {:?})",
-            finding.rule, finding.text, finding.entries
-        );
-    }
-    for missing in &results.missing {
-        println!("missing {missing}");
-    }
-    println!(
-        "verdict {:?} ({} entries checked in {:.2} s)",
-        results.verdict, results.entries, results.check_s
-    );
-}
-
-/// Checks a history. `extra` are findings that do not come from it (panics in logs, processes that ended).
-pub fn judge(
-    history: &[Entry],
+struct Outcome {
+    history: Vec<Entry>,
+    /// Findings that are not in the history.
     extra: Vec<Finding>,
     recovery_s: Option<f64>,
-    faults: &[String],
-) -> Results {
-    let started = Instant::now();
-    let mut findings = checker::safety(history);
-    findings.extend(extra);
-    let coverage = Coverage::of(history);
-    let missing = coverage.missing(faults);
-    let verdict = if !findings.is_empty() {
-        Verdict::Invalid
-    } else if !missing.is_empty() {
-        Verdict::Unknown
-    } else {
-        Verdict::Valid
-    };
-    Results {
-        verdict,
-        findings,
-        coverage,
-        missing,
-        recovery_s,
-        entries: history.len(),
-        check_s: started.elapsed().as_secs_f64(),
-    }
 }
-
-/// Checks a stored run again.
-///
-/// # Errors
-/// The folder holds no readable history.
-pub fn analyze(dir: &Path) -> Result<Verdict> {
-    let file = std::fs::File::open(dir.join("history.jsonl"))
-        .with_context(|| dir.display().to_string())?;
-    let history = crate::history::read(std::io::BufReader::new(file))?;
-    let options: Options = read_json(&dir.join("options.json"))?;
-    let before: Option<Results> = read_json(&dir.join("results.json")).ok();
-    // What was seen beside the history cannot be checked again: taken over.
-    let outside = |f: &Finding| f.rule.starts_with("process/") || f.rule.starts_with("recovery/");
-    let extra = before
-        .iter()
-        .flat_map(|r| &r.findings)
-        .filter(|f| outside(f))
-        .cloned()
-        .collect();
-    let faults: Vec<String> = wanted(&options.args).iter().map(|f| f.name()).collect();
-    let recovery = before.as_ref().and_then(|r| r.recovery_s);
-    let results = judge(&history, extra, recovery, &faults);
-    write_json(&dir.join("results.json"), &results)?;
-    std::fs::write(
-        dir.join("report.html"),
-        crate::report::html(&options, &history, &results),
-    )?;
-    print_results(&results);
-    Ok(results.verdict)
-}
-
-type Outcome = (Vec<Entry>, Vec<Finding>, Option<f64>);
 
 async fn drive(args: &TestArgs, seed: u64, net: Net, dir: &Path, bin: &Path) -> Result<Outcome> {
-    let mut cluster = Cluster::new(net, dir, bin, args);
-    for id in 1..=args.members {
+    let real = args.workload.is_real();
+    let mut cluster = Cluster::new(net, dir, bin, args)?;
+    for id in cluster.members() {
         cluster.start(Role::Member(id))?;
     }
-    let shared = Arc::new(Shared {
-        recorder: Recorder::create(dir)?,
-        members: cluster.member_addresses(),
-        shards: args.shards,
-        round: AtomicU64::new(0),
-        nonce: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-        answered: AtomicU64::new(0),
-        progress: AtomicU64::new(0),
-    });
-    start_chain(&shared, args.shards).await?;
-    let mut tasks = tokio::task::JoinSet::new();
-    let pause = Duration::from_secs_f64(f64::from(args.concurrency) / args.rate.max(0.1));
-    for n in 0..args.concurrency {
-        let seed = seed.wrapping_add(u64::from(n) + 1);
-        let client = workload::client(shared.clone(), args.workload, seed, pause);
-        tasks.spawn(async move {
-            if let Err(e) = client.await {
-                eprintln!("client: {e:#}");
-            }
-        });
+    let members = cluster.member_addresses();
+    let mut shared = Shared::new(Recorder::create(dir)?, seed, args.shards, members);
+    let executors = cluster.executors();
+    if real {
+        let feed = |role: &Role| (role.to_string(), cluster.address(*role));
+        shared.feeds = executors.iter().map(feed).collect();
+        shared.gateway = Some(cluster.address(Role::Gateway));
     }
-    for n in 0..3 {
-        tasks.spawn(workload::watcher(shared.clone(), n));
+    start_chain(&shared, real).await?;
+    for role in executors.into_iter().chain(real.then_some(Role::Gateway)) {
+        cluster.start(role)?;
     }
-    tasks.spawn(workload::state_hashes(shared.clone()));
-    let mut nemesis = Nemesist::new(cluster, shared.clone(), seed ^ 0x6e65_6d65_7369_7300);
+    if let Some(gateway) = &shared.gateway {
+        reachable(gateway).await?;
+    }
+    let shared = Arc::new(shared);
+    let observers = observe_all(&shared, args.workload);
+    let mut load = load(&shared, args);
+    let mut nemesis = Nemesist::new(cluster, shared.clone());
     let clock = tokio::spawn(countdown(shared.clone(), args.time_limit));
     nemesis.run(&wanted(args)).await;
     clock.await?;
-    let mut extra = Vec::new();
-    if let Err(e) = nemesis.lift().await {
-        extra.push(Finding::new("process/ended", format!("{e:#}"), vec![]));
-    }
-    let recovery = recover(&shared, args.recovery).await;
-    if recovery.is_none() {
-        extra.push(Finding::new(
+    nemesis.lift().await?;
+    let recovery_s = settle::recover(&shared, args.recovery, real).await;
+    if recovery_s.is_none() {
+        shared.found(Finding::new(
             "recovery/progress",
             format!(
                 "no progress on every member within {} s of lifting the last fault",
@@ -281,30 +120,155 @@ async fn drive(args: &TestArgs, seed: u64, net: Net, dir: &Path, bin: &Path) -> 
             vec![],
         ));
     }
-    while tasks.join_next().await.is_some() {}
-    final_reads(&shared).await;
-    for line in nemesis.cluster.panics() {
-        extra.push(Finding::new("process/panic", line, vec![]));
+    let mut sent = BTreeMap::new();
+    while let Some(done) = load.join_next().await {
+        let (client, count) = done?;
+        sent.insert(client, count);
     }
+    ask_everybody(&shared, args, &sent).await;
+    tokio::time::sleep(LAST_EVENTS).await;
+    shared.end.store(true, Ordering::Relaxed);
+    observers.join_all().await;
     for (role, status) in nemesis.cluster.ended() {
-        extra.push(Finding::new(
-            "process/ended",
-            format!("{role}: {status}"),
-            vec![],
-        ));
+        let text = format!("{role} ended by itself: {status}");
+        shared.found(Finding::new("process/ended", text, vec![]));
     }
-    nemesis.cluster.shutdown();
-    Ok((shared.recorder.finish(), extra, recovery))
+    nemesis.cluster.shutdown().await;
+    inspect(&shared, &nemesis.cluster);
+    let mut extra = shared.findings();
+    extra.extend(crate::logs::check(dir, &nemesis.cluster));
+    drop(nemesis);
+    Ok(Outcome {
+        history: shared.recorder.finish(),
+        extra,
+        recovery_s,
+    })
+}
+
+/// Clients or payers: each answers its number and, a payer, how many transactions it has sent.
+fn load(shared: &Arc<Shared>, args: &TestArgs) -> JoinSet<(u32, u64)> {
+    let mut load = JoinSet::new();
+    let pause = Duration::from_secs_f64(f64::from(args.concurrency) / args.rate.max(0.1));
+    for n in 0..args.concurrency {
+        let shared = shared.clone();
+        let workload = args.workload;
+        load.spawn(async move {
+            let done = if workload.is_real() {
+                transfer::payer(shared, n, pause).await
+            } else {
+                let client = Scripted::new(shared);
+                client.run(workload, n.into(), pause).await.map(|()| 0)
+            };
+            let sent = done.unwrap_or_else(|e| {
+                eprintln!("client {n}: {e:#}");
+                0
+            });
+            (n, sent)
+        });
+    }
+    load
+}
+
+fn observe_all(shared: &Arc<Shared>, workload: Workload) -> JoinSet<()> {
+    let mut observers = JoinSet::new();
+    let (watchers, hop) = match workload {
+        Workload::Watch => (MANY_WATCHERS, Some(HOP)),
+        _ => (WATCHERS, None),
+    };
+    for n in 0..watchers {
+        observers.spawn(observe::watcher(shared.clone(), n, hop));
+    }
+    observers.spawn(observe::state_hashes(shared.clone()));
+    for (executor, address) in shared.feeds.clone() {
+        observers.spawn(observe::peer(shared.clone(), executor, address, None));
+    }
+    observers
+}
+
+/// The final questions. What cannot be asked although all faults are gone is a finding of its own.
+async fn ask_everybody(shared: &Arc<Shared>, args: &TestArgs, sent: &BTreeMap<u32, u64>) {
+    let real = args.workload.is_real();
+    let failed = |what: &str, e: anyhow::Error| {
+        let text = format!("{what} could not be read after the heal: {e:#}");
+        shared.found(Finding::new("recovery/unreadable", text, vec![]));
+    };
+    if real {
+        if let Err(e) = settle::transfers(shared, sent, args.recovery + 10).await {
+            failed("the gateway", e);
+        }
+        settle::feeds(shared, args.recovery + 10).await;
+    }
+    settle::rounds(shared).await;
+    if let Err(e) = settle::chain(shared, real).await {
+        failed("the chain", e);
+    }
+}
+
+/// State hashes from the stopped members' own data directories, at one log index.
+fn inspect(shared: &Shared, cluster: &Cluster) {
+    let mut at = BTreeMap::new();
+    for id in cluster.members() {
+        match cluster.inspect(id, None) {
+            Ok(said) => {
+                let committed = committed_index(&said);
+                at.insert(id, committed.max(field(&said, "state at index")));
+            }
+            Err(e) => shared.found(Finding::new(
+                "state/inspect",
+                format!("member {id}: its data directory is refused: {e:#}"),
+                vec![],
+            )),
+        }
+    }
+    // The newest index that all of them know to be committed.
+    let Some(index) = at.values().copied().min() else {
+        return;
+    };
+    for id in at.keys() {
+        // Refused where the member's checkpoint is newer already.
+        let Ok(said) = cluster.inspect(*id, Some(index)) else {
+            continue;
+        };
+        let hash = said
+            .lines()
+            .find_map(|l| l.trim().strip_prefix("state hash"));
+        let Some(Ok(hash)) = hash.map(|h| h.trim().parse()) else {
+            continue;
+        };
+        let state = StateHash {
+            member: (*id).into(),
+            log_index: index,
+            hash,
+            from_disk: true,
+        };
+        shared.saw(NEMESIS, Op::StateHash(state));
+    }
+}
+
+/// The number behind `name` at the start of a line.
+fn field(said: &str, name: &str) -> u64 {
+    let line = said.lines().find_map(|l| l.trim().strip_prefix(name));
+    line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The index of the log id that is known to be committed: `committed    <T3-N1:Q>.77 or later`.
+fn committed_index(said: &str) -> u64 {
+    let line = said
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("committed"));
+    let id = line.and_then(|rest| rest.split_whitespace().next());
+    let index = id.and_then(|id| id.rsplit(['.', '-']).next());
+    index.and_then(|i| i.parse().ok()).unwrap_or(0)
 }
 
 /// Waits for the members, and starts the chain.
-async fn start_chain(shared: &Shared, shards: u32) -> Result<()> {
-    let genesis = workload::scripted_genesis(shards);
-    let deadline = Instant::now() + Duration::from_secs(30);
+async fn start_chain(shared: &Shared, real: bool) -> Result<()> {
+    let genesis = workload::genesis(shared.shards, real);
+    let deadline = Instant::now() + START;
     let mut last = String::new();
     while Instant::now() < deadline {
-        for address in &shared.members {
-            let channel = crate::client::channel(address, CALL_TIMEOUT)?;
+        for (_, address) in shared.members() {
+            let channel = crate::client::channel(&address, CALL_TIMEOUT)?;
             let request = v1::InitChainRequest {
                 meta: None,
                 genesis: Some((&genesis).into()),
@@ -321,111 +285,60 @@ async fn start_chain(shared: &Shared, shards: u32) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    bail!("the members did not start within 30 s; the last said {last}")
+    bail!(
+        "the members did not start within {} s; the last said {last}",
+        START.as_secs()
+    )
+}
+
+async fn reachable(address: &str) -> Result<()> {
+    let deadline = Instant::now() + START;
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        if Instant::now() > deadline {
+            bail!("nothing listens on {address} after {} s", START.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 /// Ends the load when its time is up or on Ctrl-C, and shows how it goes on a terminal.
-async fn countdown(shared: Arc<Shared>, limit: Duration) {
+async fn countdown(shared: Arc<Shared>, limit: Duration) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
     let started = Instant::now();
     let terminal = std::io::stderr().is_terminal();
     let mut ticks = tokio::time::interval(Duration::from_millis(500));
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
-    while started.elapsed() < limit {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupted = false;
+    while started.elapsed() < limit && !interrupted {
         tokio::select! {
             biased;
-            _ = &mut interrupt => {
-                eprintln!("\ninterrupted: healing and checking what there is");
-                break;
-            }
-            _ = ticks.tick() => {
-                if terminal {
-                    let left = limit.saturating_sub(started.elapsed()).as_secs();
-                    let answered = shared.answered.load(Ordering::Relaxed);
-                    let rate = answered as f64 / started.elapsed().as_secs_f64().max(0.5);
-                    let round = shared.round.load(Ordering::Relaxed);
-                    eprint!("\r{left:>4} s left  {answered:>8} answered  {rate:>6.0}/s  round {round}   ");
-                }
-            }
+            _ = interrupt.recv() => interrupted = true,
+            _ = terminate.recv() => interrupted = true,
+            _ = ticks.tick() => if terminal { show(&shared, started, limit) },
         }
     }
     if terminal {
         eprintln!();
     }
+    if interrupted {
+        eprintln!("interrupted: healing and checking what there is");
+    }
     shared.stop.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
-/// Seconds until a new decision was made after the heal and every member has it; `None` if not within `limit` seconds.
-async fn recover(shared: &Shared, limit: u64) -> Option<f64> {
-    let started = Instant::now();
-    let within = |started: Instant| started.elapsed() < Duration::from_secs(limit);
-    let mut opened_at = None;
-    while opened_at.is_none() && within(started) {
-        for address in &shared.members {
-            let Ok(client) = Client::new(address, CALL_TIMEOUT) else {
-                continue;
-            };
-            let round = shared.round.load(Ordering::Relaxed).max(1);
-            // A new round is a new decision: seal the newest (again, if need be) and open the next.
-            let _: Result<_, Failure> = client.seal(round).await;
-            if let Ok(open) = client.open().await
-                && let (Some(n), Some(at)) = (open.round, open.opened_at)
-                && shared.round.fetch_max(n, Ordering::Relaxed) < n
-            {
-                opened_at = Some(at);
-                break;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let target = opened_at?;
-    while within(started) {
-        let mut behind = false;
-        for address in &shared.members {
-            let status = workload::status(address).await;
-            behind |= status.map_or(true, |s| s.meta.is_none_or(|m| m.revision < target));
-        }
-        if !behind {
-            return Some(started.elapsed().as_secs_f64());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    None
-}
-
-/// Every round, read on every member; and every member's state hash at one index.
-async fn final_reads(shared: &Shared) {
-    let newest = shared.round.load(Ordering::Relaxed);
-    let process = shared.recorder.new_process();
-    for address in &shared.members {
-        let Ok(client) = Client::new(address, CALL_TIMEOUT) else {
-            continue;
-        };
-        for round in 1..=newest {
-            let call = Op::Get(Get {
-                round,
-                linearizable: false,
-                seen: None,
-                meta: None,
-            });
-            shared
-                .recorder
-                .record(process, Kind::Invoke, call.clone(), "");
-            match client.get(round, false).await {
-                Ok(get) => shared.recorder.record(process, Kind::Ok, Op::Get(get), ""),
-                Err(e) => shared
-                    .recorder
-                    .record(process, Kind::Info, call, format!("{e:?}")),
-            }
-        }
-    }
-    for (i, address) in shared.members.iter().enumerate() {
-        if let Ok(state) = workload::state_hash(address, i as u64 + 1).await {
-            shared
-                .recorder
-                .record(process, Kind::Ok, Op::StateHash(state), "");
-        }
-    }
+fn show(shared: &Shared, started: Instant, limit: Duration) {
+    let left = limit.saturating_sub(started.elapsed()).as_secs();
+    let answered = shared.answered.load(Ordering::Relaxed);
+    let rate = answered as f64 / started.elapsed().as_secs_f64().max(0.5);
+    let round = shared.round.load(Ordering::Relaxed);
+    let fault = shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
+    eprint!(
+        "\r{left:>4} s left  {answered:>8} answered  {rate:>6.0}/s  round {round:<6} {:<24}",
+        fault.as_str()
+    );
 }
 
 fn random_seed() -> u64 {
@@ -442,8 +355,8 @@ fn run_dir(out: &Path, args: &TestArgs, seed: u64) -> Result<PathBuf> {
     } else {
         faults.join("+")
     };
-    let workload = format!("{:?}", args.workload).to_lowercase();
-    let name = format!("{workload}-{}", faults.chars().take(80).collect::<String>());
+    let short: String = faults.chars().take(80).collect();
+    let name = format!("{}-{short}", args.workload.name());
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -461,14 +374,15 @@ fn binaries(args: &TestArgs) -> Result<PathBuf> {
             .context("no folder")?
             .to_owned(),
     };
-    let needed: &[&str] = match args.workload {
-        Workload::Broadcast => &["troika-store", "troika-node"],
-        _ => &["troika-store"],
+    let needed: &[&str] = if args.workload.is_real() {
+        &["troika-store", "troika-node"]
+    } else {
+        &["troika-store"]
     };
     for name in needed {
         if !dir.join(name).exists() {
             bail!(
-                "{} is not there: build it with `cargo build --release --workspace`, or name its folder with --bin",
+                "{} is not there: build it with `cargo build --release --workspace --bins`, or name its folder with --bin",
                 dir.join(name).display()
             );
         }
@@ -488,33 +402,32 @@ fn hashes(bin: &Path) -> Result<Vec<(String, String)>> {
     Ok(hashes)
 }
 
+/// The command that runs it again.
 fn command_line(args: &TestArgs, seed: u64) -> String {
-    use clap::ValueEnum;
+    let flags = flags(args, seed);
+    format!("troika-jepsen test {}", flags.join(" "))
+}
+
+/// The flags that stand for these arguments.
+pub fn flags(args: &TestArgs, seed: u64) -> Vec<String> {
     let faults: Vec<String> = args.nemesis.iter().map(|f| f.name()).collect();
-    let workload = args
-        .workload
-        .to_possible_value()
-        .map_or_else(String::new, |v| v.get_name().to_owned());
-    format!(
-        "troika-jepsen test --workload {workload} --nemesis {} --time-limit {}s --concurrency {} --rate {} --members {} \
-         --executors {} --shards {} --seed {seed}",
-        faults.join(","),
-        args.time_limit.as_secs(),
-        args.concurrency,
-        args.rate,
-        args.members,
-        args.executors,
-        args.shards
-    )
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
-    serde_json::to_writer_pretty(std::io::BufWriter::new(file), value)?;
-    Ok(())
-}
-
-fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
-    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    Ok(serde_json::from_reader(std::io::BufReader::new(file))?)
+    let mut flags = Vec::new();
+    for (flag, value) in [
+        ("--workload", args.workload.name()),
+        ("--nemesis", faults.join(",")),
+        ("--time-limit", format!("{}s", args.time_limit.as_secs())),
+        ("--concurrency", args.concurrency.to_string()),
+        ("--rate", args.rate.to_string()),
+        ("--members", args.members.to_string()),
+        ("--executors", args.executors.to_string()),
+        ("--shards", args.shards.to_string()),
+        ("--recovery", args.recovery.to_string()),
+        ("--seed", seed.to_string()),
+    ] {
+        flags.extend([flag.to_owned(), value]);
+    }
+    if let Some(mutant) = &args.mutant {
+        flags.extend(["--mutant".to_owned(), mutant.clone()]);
+    }
+    flags
 }

@@ -211,6 +211,7 @@ impl Run {
     fn meta(&self) -> Option<Meta> {
         Some(Meta {
             member: 1,
+            leader: 1,
             term: 1,
             log_index: self.revision,
             revision: self.revision,
@@ -265,6 +266,7 @@ impl Run {
             round: number,
             block,
             shards,
+            gas: 0,
         };
         self.event(ordinal, event);
     }
@@ -433,6 +435,7 @@ impl Run {
             round,
             shard,
             block,
+            complete: None,
         };
         let feed = match event {
             WatchEvent::Accepted {
@@ -444,6 +447,7 @@ impl Run {
                 round,
                 block,
                 shards,
+                ..
             } => feed(round, None, Some((block, shards))),
             _ => return,
         };

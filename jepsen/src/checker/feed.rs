@@ -1,17 +1,24 @@
-//! Feeds: an executor never contradicts itself, across restarts too, nor sends a shard twice in one life.
+//! Feeds: an executor never contradicts itself, across restarts too, sends a shard once on a connection, and what it says
+//! is complete is.
 //!
 //! That feeds name the accepted winner is the agreement checker's matter.
 
 use super::Finding;
-use crate::history::{Entry, Op};
+use crate::history::{Entry, Kind, Op, WatchEvent};
 use alloy_primitives::B256;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A shard on a connection: executor, its life, the connection, round, shard.
+type Sent<'a> = (&'a str, u32, u64, u64, u32);
 
 /// Checks every executor's feed.
 pub fn check(history: &[Entry]) -> Vec<Finding> {
+    let sealed = sealed(history);
     let mut findings = Vec::new();
     let mut blocks: HashMap<(&str, u64), (B256, u64)> = HashMap::new();
-    let mut sent: HashMap<(&str, u32, u64, u64, u32), u64> = HashMap::new();
+    let mut sent: HashMap<Sent<'_>, u64> = HashMap::new();
+    // What came on a connection, by round: shards, and the block as `None`.
+    let mut came: HashMap<u64, BTreeMap<u64, BTreeSet<Option<u32>>>> = HashMap::new();
     for entry in history {
         let Op::Feed(feed) = &entry.op else { continue };
         let executor = feed.executor.as_str();
@@ -28,6 +35,8 @@ pub fn check(history: &[Entry]) -> Vec<Finding> {
                     vec![before, entry.index],
                 ));
             }
+            let rounds = came.entry(entry.process).or_default();
+            rounds.entry(feed.round).or_default().insert(Some(shard));
         }
         if let Some((hash, _)) = &feed.block {
             let (before, shown) = *blocks
@@ -43,7 +52,58 @@ pub fn check(history: &[Entry]) -> Vec<Finding> {
                     vec![shown, entry.index],
                 ));
             }
+            let rounds = came.entry(entry.process).or_default();
+            rounds.entry(feed.round).or_default().insert(None);
+        }
+        if let Some((from, to)) = feed.complete {
+            let rounds = came.entry(entry.process).or_default();
+            findings.extend(gap(executor, entry.index, (from, to), rounds, &sealed));
+            // What has been checked needs not be checked again at the next mark.
+            *rounds = rounds.split_off(&(to + 1));
         }
     }
     findings
+}
+
+/// Sealed rounds: how many shards they have, and an entry that shows it.
+fn sealed(history: &[Entry]) -> BTreeMap<u64, (u32, u64)> {
+    let mut sealed = BTreeMap::new();
+    for entry in history.iter().filter(|e| e.kind == Kind::Ok) {
+        if let Op::Watch(watch) = &entry.op
+            && let WatchEvent::Sealed { round, shards, .. } = &watch.event
+        {
+            sealed
+                .entry(*round)
+                .or_insert((shards.len() as u32, entry.index));
+        }
+    }
+    sealed
+}
+
+/// A sealed round, said to be complete, of which something did not come. Rounds that an earlier mark of the same connection
+/// covered are not looked at again: they have left `came`.
+fn gap(
+    executor: &str,
+    mark: u64,
+    (from, to): (u64, u64),
+    came: &BTreeMap<u64, BTreeSet<Option<u32>>>,
+    sealed: &BTreeMap<u64, (u32, u64)>,
+) -> Option<Finding> {
+    let first = came.keys().next().copied()?.max(from);
+    for (round, (shards, shown)) in sealed.range(first..=to) {
+        let none = BTreeSet::new();
+        let came = came.get(round).unwrap_or(&none);
+        let wanted = (0..*shards).map(Some).chain([None]);
+        if let Some(missing) = wanted.into_iter().find(|item| !came.contains(item)) {
+            let what = missing.map_or("its block".to_owned(), |shard| format!("shard {shard}"));
+            return Some(Finding::new(
+                "feed/gap",
+                format!(
+                    "{executor} said that it had sent all of rounds {from} to {to}, but {what} of round {round} never came"
+                ),
+                vec![*shown, mark],
+            ));
+        }
+    }
+    None
 }

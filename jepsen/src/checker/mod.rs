@@ -7,6 +7,7 @@
 pub mod agreement;
 pub mod chain;
 pub mod coverage;
+pub mod empty;
 pub mod feed;
 pub mod linear;
 pub mod revision;
@@ -184,6 +185,11 @@ impl Facts {
                 }
                 _ => {}
             },
+            Op::Block(b) => {
+                for (shard, hash) in b.shards.iter().enumerate() {
+                    self.claim_hash((b.round, shard as u32), *hash, at);
+                }
+            }
             Op::Feed(f) => {
                 if let Some((shard, hash)) = f.shard {
                     self.claim_hash((f.round, shard), hash, at);
@@ -214,5 +220,6 @@ pub fn safety(history: &[Entry]) -> Vec<Finding> {
     findings.extend(watch::check(history));
     findings.extend(feed::check(history));
     findings.extend(chain::check(history));
+    findings.extend(empty::check(history));
     findings
 }

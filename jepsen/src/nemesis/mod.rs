@@ -1,297 +1,184 @@
 //! The nemesis: brings faults about, one after the other, and lifts every one of them.
 //!
-//! What it does and to whom is decided by the seed; each step is recorded as `installed`, `skipped` or `failed`.
+//! Which come, when, how long and whom they strike is [`crate::plan`]'s; here they are done ([`install`], [`replace`]) and
+//! undone. Each step is recorded as `installed`, `skipped` with its reason, or `failed`.
 
+mod delay;
+mod install;
+mod replace;
+
+use crate::checker::Finding;
 use crate::cluster::{Cluster, Role};
 use crate::history::{Kind, NEMESIS, Nemesis, Op};
-use crate::net::Net;
 use crate::options::Fault;
+use crate::plan::{Faults, PlannedFault, pick};
 use crate::synthetic::Random;
 use crate::workload::{Shared, status};
-use anyhow::{Context, Result, bail};
-use std::process::{Child, Command, Stdio};
+use anyhow::Result;
+use std::process::Child;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Shortest and longest time without, and with, a fault, milliseconds.
-const CALM_MS: (u64, u64) = (1_500, 4_000);
-const FAULT_MS: (u64, u64) = (2_000, 6_000);
+/// What came of installing a fault.
+enum Installed {
+    /// It is in force.
+    Yes {
+        /// What exactly.
+        detail: String,
+        /// The processes that it strikes.
+        targets: Vec<Role>,
+    },
+    /// This machine or this run cannot have it.
+    Skipped(String),
+}
+
+impl Installed {
+    fn yes(detail: impl Into<String>, targets: impl IntoIterator<Item = Role>) -> Result<Self> {
+        Ok(Self::Yes {
+            detail: detail.into(),
+            targets: targets.into_iter().collect(),
+        })
+    }
+
+    fn skipped(why: impl Into<String>) -> Result<Self> {
+        Ok(Self::Skipped(why.into()))
+    }
+}
 
 /// The nemesis of a run. Owns the cluster while the load runs.
 pub struct Nemesist {
     /// The processes.
     pub cluster: Cluster,
     shared: Arc<Shared>,
-    random: Random,
     /// Tracers of running disk faults.
     tracers: Vec<Child>,
+    /// Holds packets back while it lives.
+    delay: Option<delay::Delay>,
 }
 
 impl Nemesist {
     /// Takes over the cluster.
-    pub fn new(cluster: Cluster, shared: Arc<Shared>, seed: u64) -> Self {
+    pub fn new(cluster: Cluster, shared: Arc<Shared>) -> Self {
         Self {
             cluster,
             shared,
-            random: Random::new(seed),
             tracers: Vec::new(),
+            delay: None,
         }
     }
 
-    fn note(&self, fault: Fault, action: &str, result: &str, detail: &str) {
+    fn note(&self, fault: Fault, action: &str, result: &str, detail: &str, targets: &[Role]) {
         let op = Op::Nemesis(Nemesis {
             fault: fault.name(),
             action: action.to_owned(),
             result: result.to_owned(),
             detail: detail.to_owned(),
+            targets: targets.iter().map(Role::to_string).collect(),
         });
         self.shared.recorder.record(NEMESIS, Kind::Info, op, "");
-    }
-
-    fn between(&mut self, (low, high): (u64, u64)) -> Duration {
-        Duration::from_millis(low + self.random.below(high - low))
     }
 
     /// Sleeps, but not past the end of the load.
     async fn wait(&self, time: Duration) {
         let deadline = tokio::time::Instant::now() + time;
-        while tokio::time::Instant::now() < deadline && !self.shared.stop.load(Ordering::Relaxed) {
+        while tokio::time::Instant::now() < deadline && !self.shared.stopped() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Runs `faults` in a seeded order until the load ends. All are lifted when it returns.
+    /// Runs `faults` as planned until the load ends. All are lifted when it returns.
     pub async fn run(&mut self, faults: &[Fault]) {
-        let faults: Vec<Fault> = faults
-            .iter()
-            .copied()
-            .filter(|f| *f != Fault::None)
-            .collect();
-        // Every fault comes once before any comes again.
-        let mut bag: Vec<Fault> = Vec::new();
-        while !self.shared.stop.load(Ordering::Relaxed) {
-            let calm = self.between(CALM_MS);
-            self.wait(calm).await;
-            if faults.is_empty() || self.shared.stop.load(Ordering::Relaxed) {
-                continue;
+        for planned in Faults::new(self.shared.seed, faults) {
+            self.wait(Duration::from_millis(planned.calm_ms)).await;
+            if self.shared.stopped() {
+                return;
             }
-            if bag.is_empty() {
-                bag.clone_from(&faults);
-            }
-            let at = self.random.below(bag.len() as u64) as usize;
-            let fault = bag.swap_remove(at);
-            let time = self.between(FAULT_MS);
-            self.one(fault, time).await;
+            self.one(planned).await;
+        }
+        while !self.shared.stopped() {
+            self.wait(Duration::from_secs(1)).await;
         }
     }
 
-    /// Brings one fault about for `time`, and lifts it.
-    async fn one(&mut self, fault: Fault, time: Duration) {
-        match self.install(fault).await {
-            Ok(Some(detail)) => {
-                self.note(fault, "install", "installed", &detail);
-                self.wait(time).await;
+    /// Brings one fault about, and lifts it.
+    async fn one(&mut self, planned: PlannedFault) {
+        let fault = planned.fault;
+        let mut random = Random::new(planned.choice);
+        self.shared.show_fault(&fault.name());
+        match Box::pin(self.install(fault, &mut random)).await {
+            Ok(Installed::Yes { detail, targets }) => {
+                self.note(fault, "install", "installed", &detail, &targets);
+                self.wait(Duration::from_millis(planned.lasts_ms)).await;
                 match self.lift().await {
-                    Ok(()) => self.note(fault, "lift", "lifted", ""),
-                    Err(e) => self.note(fault, "lift", "failed", &format!("{e:#}")),
+                    Ok(()) => self.note(fault, "lift", "lifted", "", &targets),
+                    Err(e) => self.note(fault, "lift", "failed", &format!("{e:#}"), &targets),
                 }
             }
-            Ok(None) => self.note(fault, "install", "skipped", "not possible on this machine"),
+            Ok(Installed::Skipped(why)) => self.note(fault, "install", "skipped", &why, &[]),
             Err(e) => {
-                self.note(fault, "install", "failed", &format!("{e:#}"));
-                let _ = self.lift().await;
+                self.note(fault, "install", "failed", &format!("{e:#}"), &[]);
+                if let Err(e) = self.lift().await {
+                    self.note(fault, "lift", "failed", &format!("{e:#}"), &[]);
+                }
             }
         }
+        self.shared.show_fault("");
     }
 
-    async fn leader(&mut self) -> u32 {
-        for address in self.shared.members.clone() {
+    async fn leader(&mut self, random: &mut Random) -> u32 {
+        for (_, address) in self.shared.members() {
             if let Ok(status) = status(&address).await
                 && let Some(meta) = status.meta
-                && meta.leader > 0
+                && self.up_members().contains(&(meta.leader as u32))
             {
                 return meta.leader as u32;
             }
         }
-        1 + self.random.below(self.cluster.members().into()) as u32
+        self.any_member(random)
     }
 
-    fn any_member(&mut self) -> u32 {
-        1 + self.random.below(self.cluster.members().into()) as u32
+    /// Members that run and are not paused.
+    fn up_members(&self) -> Vec<u32> {
+        let up = self.cluster.up().into_iter();
+        up.filter_map(|role| match role {
+            Role::Member(id) => Some(id),
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn any_member(&self, random: &mut Random) -> u32 {
+        let up = self.up_members();
+        pick(random, &up, 1).first().copied().unwrap_or(1)
     }
 
     /// A random minority of the members.
-    fn minority(&mut self) -> Vec<u32> {
-        let n = self.cluster.members();
-        let most = n.div_ceil(2) - 1;
-        let count = 1 + self.random.below(u64::from(most.max(1))) as u32;
-        let mut ids: Vec<u32> = (1..=n).collect();
-        let mut chosen = Vec::new();
-        for _ in 0..count.min(most.max(1)) {
-            let at = self.random.below(ids.len() as u64) as usize;
-            chosen.push(ids.swap_remove(at));
-        }
-        chosen
+    fn minority(&self, random: &mut Random) -> Vec<u32> {
+        let most = (self.cluster.members().len().div_ceil(2) - 1).max(1);
+        let count = 1 + random.below(most as u64) as usize;
+        pick(random, &self.up_members(), count)
     }
 
-    /// Installs a fault. `None`: this machine cannot.
-    async fn install(&mut self, fault: Fault) -> Result<Option<String>> {
-        if fault.needs_namespaces() && self.cluster.net() != Net::Namespaces {
-            return Ok(None);
-        }
-        let all: Vec<u32> = (1..=self.cluster.members()).collect();
-        match fault {
-            Fault::None => Ok(None),
-            Fault::Kill => {
-                let victims = self.minority();
-                self.kill(&victims)
-            }
-            Fault::KillLeader => {
-                let leader = self.leader().await;
-                self.kill(&[leader])
-            }
-            Fault::KillAll => self.kill(&all),
-            Fault::Pause => {
-                let victims = self.minority();
-                for id in &victims {
-                    self.cluster.pause(Role::Member(*id))?;
-                }
-                Ok(Some(format!("members {victims:?}")))
-            }
-            Fault::RollingRestart => {
-                for id in &all {
-                    self.cluster.stop(Role::Member(*id)).await?;
-                    self.cluster.start(Role::Member(*id))?;
-                    self.wait(Duration::from_millis(1_500)).await;
-                }
-                Ok(Some("all members, one after the other".to_owned()))
-            }
-            Fault::KillExecutor => self.kill_executors(),
-            Fault::PartitionOne => {
-                let victim = self.any_member();
-                self.separate(&[victim], &all)
-            }
-            Fault::PartitionLeader => {
-                let leader = self.leader().await;
-                self.separate(&[leader], &all)
-            }
-            Fault::PartitionMajority => {
-                let side = self.minority();
-                self.separate(&side, &all)
-            }
-            Fault::PartitionRing => self.ring(&all),
-            Fault::PartitionOneWay => {
-                let victim = self.any_member();
-                for other in all.iter().filter(|m| **m != victim) {
-                    self.cluster.net().cut(victim, *other)?;
-                }
-                Ok(Some(format!("from member {victim} to the others")))
-            }
-            Fault::Loss => {
-                let percent = 5 + self.random.below(30) as u32;
-                self.cluster.net().lose(percent)?;
-                Ok(Some(format!("{percent}% of all packets")))
-            }
-            Fault::Clock => Ok(None),
-            Fault::DiskFull | Fault::SlowDisk | Fault::DiskError => self.disk(fault),
-        }
+    /// Some executors that run, never all of them.
+    fn some_executors(&self, random: &mut Random) -> Vec<Role> {
+        let up = self.cluster.up();
+        let running: Vec<Role> = self
+            .cluster
+            .executors()
+            .into_iter()
+            .filter(|e| up.contains(e))
+            .collect();
+        let most = running.len().saturating_sub(1).max(1);
+        let count = 1 + random.below(most as u64) as usize;
+        pick(random, &running, count)
     }
 
-    fn kill(&mut self, members: &[u32]) -> Result<Option<String>> {
-        for id in members {
-            self.cluster.kill(Role::Member(*id))?;
-        }
-        Ok(Some(format!("members {members:?}")))
-    }
-
-    fn kill_executors(&mut self) -> Result<Option<String>> {
-        let running = (0..8).filter(|n| self.cluster.pid(Role::Executor(*n)).is_some());
-        let mut running: Vec<u32> = running.collect();
-        if running.is_empty() {
-            return Ok(None);
-        }
-        let count = 1 + self
-            .random
-            .below(running.len() as u64 - u64::from(running.len() > 1))
-            as usize;
-        let mut killed = Vec::new();
-        for _ in 0..count {
-            let at = self.random.below(running.len() as u64) as usize;
-            let n = running.swap_remove(at);
-            self.cluster.kill(Role::Executor(n))?;
-            killed.push(Role::Executor(n).to_string());
-        }
-        Ok(Some(killed.join(", ")))
-    }
-
-    fn separate(&self, side: &[u32], all: &[u32]) -> Result<Option<String>> {
-        let net = self.cluster.net();
-        for a in side {
-            for b in all.iter().filter(|b| !side.contains(b)) {
-                net.cut(*a, *b)?;
-                net.cut(*b, *a)?;
-            }
-        }
-        Ok(Some(format!("members {side:?} from the others")))
-    }
-
-    fn ring(&self, all: &[u32]) -> Result<Option<String>> {
-        let n = all.len();
-        if n < 4 {
-            return Ok(None); // With three members every one of a ring sees both others.
-        }
-        for (i, a) in all.iter().enumerate() {
-            for (j, b) in all.iter().enumerate() {
-                let apart = (n + i - j) % n;
-                if apart > 1 && apart < n - 1 {
-                    self.cluster.net().cut(*a, *b)?;
-                }
-            }
-        }
-        Ok(Some("every member sees its neighbours alone".to_owned()))
-    }
-
-    fn disk(&mut self, fault: Fault) -> Result<Option<String>> {
-        if Command::new("strace")
-            .arg("-V")
-            .stdout(Stdio::null())
-            .status()
-            .is_err()
-        {
-            return Ok(None);
-        }
-        let id = self.any_member();
-        let role = Role::Member(id);
-        let pid = self.cluster.pid(role).context("the member does not run")?;
-        let (trace, inject) = match fault {
-            Fault::DiskFull => ("pwrite64,write", "pwrite64:error=ENOSPC"),
-            Fault::SlowDisk => ("fsync,fdatasync", "fsync,fdatasync:delay_exit=200000"),
-            _ => ("fsync,fdatasync", "fsync,fdatasync:error=EIO"),
-        };
-        if fault != Fault::SlowDisk {
-            self.cluster.forgive(role); // It must stop by itself, with a message.
-        }
-        let tracer = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-p", &pid.to_string()])
-            .args([
-                "-e",
-                &format!("trace={trace}"),
-                "-e",
-                &format!("inject={inject}"),
-            ])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        self.tracers.push(tracer);
-        Ok(Some(format!("member {id}: {inject}")))
-    }
-
-    /// Lifts everything: heals the network, ends tracers, resumes and restarts processes.
+    /// Lifts everything: heals the network, ends tracers, resumes and restarts processes, sets clocks right.
     ///
     /// # Errors
     /// Something could not be undone.
     pub async fn lift(&mut self) -> Result<()> {
+        self.delay = None;
         for mut tracer in self.tracers.drain(..) {
             // strace detaches on SIGINT or SIGTERM; SIGKILL would leave the member stopped.
             let pid = libc::pid_t::try_from(tracer.id())?;
@@ -303,11 +190,23 @@ impl Nemesist {
             tracer.wait()?;
         }
         self.cluster.net().heal()?;
-        let ended = self.cluster.ended();
-        self.cluster.restore()?;
-        if !ended.is_empty() {
-            bail!("ended by themselves: {ended:?}");
+        for (role, status) in self.cluster.ended() {
+            self.shared.found(Finding::new(
+                "process/ended",
+                format!(
+                    "{role} ended by itself: {status}; its log ends with: {}",
+                    self.last_line(role)
+                ),
+                vec![],
+            ));
         }
-        Ok(())
+        self.cluster.restore()
+    }
+
+    /// The last line that a process has logged.
+    fn last_line(&self, role: Role) -> String {
+        let log = std::fs::read(self.cluster.log(role)).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        log.lines().next_back().unwrap_or("").to_owned()
     }
 }
