@@ -463,3 +463,39 @@ async fn reads_see_their_block_and_honour_revision_and_deadline() {
     assert!(status.message().contains("min_revision"), "{status}");
     chain.cluster.stop().await;
 }
+
+/// The fault suite found answers whose head named an older state than the one that they told of: the head was read where
+/// followers of the revision are told, a moment after the state itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_head_of_a_reply_never_names_an_older_state_than_the_reply_tells_of() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let chain = Chain::start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let looks = chain.cluster.members.iter().map(|member| {
+        let (handle, stop) = (member.handle.clone(), stop.clone());
+        Runtime::spawn(Runtime::spawn_blocking(move || {
+            let mut looks = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let (revision, index) = handle.read(|m| (m.revision(), m.state_hash()));
+                let told = handle.position();
+                assert!(told.revision >= revision, "{} < {revision}", told.revision);
+                let (position, (seen, hash)) = handle.read_at(|m| (m.revision(), m.state_hash()));
+                assert_eq!(position.revision, seen);
+                // One revision is one state.
+                assert!(seen > revision || hash == index);
+                looks += 1;
+            }
+            looks
+        }))
+    });
+    let looks: Vec<_> = looks.collect();
+    for _ in 0..100 {
+        let round = chain.open().await;
+        chain.seal(round).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for member in looks {
+        assert!(member.await.unwrap() > 100);
+    }
+}

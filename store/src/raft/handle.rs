@@ -283,15 +283,27 @@ impl Handle {
 
     /// Where answers of this member's state are given now.
     pub fn position(&self) -> Position {
-        let metrics = self.core.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        Position {
-            leader: metrics.current_leader.unwrap_or(0),
-            term: metrics.vote.leader_id.term,
-            log_index: *self.core.shared.applied().borrow(),
-            revision: *self.core.shared.revisions().borrow(),
+        self.read_at(|_| ()).0
+    }
+
+    /// Looks at the applied state, and tells which state that is. Not what [`revisions`](Self::revisions) says at that
+    /// moment: that follows a little later, and an answer must not name an older state than the one that it tells of.
+    pub fn read_at<R>(&self, look: impl FnOnce(&Machine) -> R) -> (Position, R) {
+        let (leader, term) = {
+            let metrics = self.core.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            let leader = metrics.current_leader.unwrap_or(0);
+            (leader, metrics.vote.leader_id.term)
+        };
+        let (log_index, revision, seen) = self.core.shared.read_at(look);
+        let position = Position {
+            leader,
+            term,
+            log_index,
+            revision,
             member: self.core.id(),
-        }
+        };
+        (position, seen)
     }
 
     /// This member's view of itself.

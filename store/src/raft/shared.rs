@@ -111,6 +111,13 @@ impl Shared {
         look(&self.memory().machine)
     }
 
+    /// As [`read`](Self::read), with the log index and the revision of exactly the state that is looked at.
+    pub fn read_at<R>(&self, look: impl FnOnce(&Machine) -> R) -> (u64, u64, R) {
+        let memory = self.memory();
+        let (index, revision) = (index_of(&memory.meta), memory.machine.revision());
+        (index, revision, look(&memory.machine))
+    }
+
     /// A cold record, wherever it is.
     pub async fn cold(&self, key: &RecordKey) -> Result<Option<Bytes>, DbError> {
         let unwritten = {

@@ -103,14 +103,21 @@ impl Context {
 
     /// The head of a reply from this member's state.
     pub(super) fn meta(&self) -> Option<v1::ReplyMeta> {
-        let position = self.handle.position();
-        Some(v1::ReplyMeta {
+        self.look(|_| ()).0
+    }
+
+    /// Looks at the state, for a reply whose head names exactly that state: what is not decided in it is not decided at
+    /// the head's revision.
+    pub(super) fn look<R>(&self, look: impl FnOnce(&Machine) -> R) -> (Option<v1::ReplyMeta>, R) {
+        let (position, seen) = self.handle.read_at(look);
+        let meta = v1::ReplyMeta {
             leader: position.leader,
             term: position.term,
             log_index: position.log_index,
             revision: position.revision,
             member: position.member,
-        })
+        };
+        (Some(meta), seen)
     }
 
     /// The head of a reply that tells a decision.

@@ -198,10 +198,10 @@ impl Rounds for RoundsService {
         self.context
             .linearize(request.linearizable, deadline)
             .await?;
-        let round = self.context.read(|m| find(m, request.round, true))?;
+        let (meta, round) = self.context.look(|m| find(m, request.round, true));
         Ok(Response::new(v1::GetRoundResponse {
-            meta: self.context.meta(),
-            round: Some(round),
+            meta,
+            round: Some(round?),
         }))
     }
 
@@ -215,7 +215,7 @@ impl Rounds for RoundsService {
         self.context
             .linearize(request.linearizable, deadline)
             .await?;
-        let rounds = self.context.read(|m| {
+        let (meta, rounds) = self.context.look(|m| {
             let wire = |id| m.round_to_wire(id, false);
             if request.open_only {
                 let open = m.open_rounds().filter(|id| *id >= request.from);
@@ -226,10 +226,7 @@ impl Rounds for RoundsService {
                 .filter_map(wire)
                 .collect()
         });
-        Ok(Response::new(v1::ListRoundsResponse {
-            meta: self.context.meta(),
-            rounds,
-        }))
+        Ok(Response::new(v1::ListRoundsResponse { meta, rounds }))
     }
 
     async fn list_locks(
@@ -244,13 +241,14 @@ impl Rounds for RoundsService {
         self.context
             .linearize(request.linearizable, deadline)
             .await?;
-        let (locks, more) = self.context.read(|m| {
+        let (meta, listed) = self.context.look(|m| {
             m.round(request.round)
                 .ok_or_else(|| no_round(m, request.round))?;
             Ok::<_, Fault>(m.locks(request.round, after, limit))
-        })?;
+        });
+        let (locks, more) = listed?;
         Ok(Response::new(v1::ListLocksResponse {
-            meta: self.context.meta(),
+            meta,
             locks: locks.iter().map(Into::into).collect(),
             more,
         }))

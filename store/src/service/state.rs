@@ -331,11 +331,10 @@ impl State for StateService {
             .linearize(request.linearizable, deadline)
             .await?;
         let mut response = v1::HeadResponse {
-            meta: self.context.meta(),
             cluster_id: Bytes::copy_from_slice(&self.context.handle().cluster_id()),
             ..Default::default()
         };
-        self.context.read(|m| {
+        (response.meta, ()) = self.context.look(|m| {
             let Some(chain) = m.current_chain() else {
                 return;
             };
