@@ -24,6 +24,10 @@ pub enum Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let text = format!("{:?}: {}", status.code(), status.message());
+        // Our own words for "nobody listens there": the request was not sent.
+        if status.code() == Code::Unavailable && status.message() == "tcp connect error" {
+            return Self::Not(text);
+        }
         match status.code() {
             // The store refuses these before anything is logged.
             Code::InvalidArgument
@@ -58,7 +62,8 @@ pub fn channel(address: &str, timeout: Duration) -> anyhow::Result<Channel> {
     Ok(endpoint.connect_lazy())
 }
 
-fn meta(meta: Option<v1::ReplyMeta>) -> Option<Meta> {
+/// Where and when, from the wire.
+pub fn meta(meta: Option<v1::ReplyMeta>) -> Option<Meta> {
     meta.map(|m| Meta {
         member: m.member,
         leader: m.leader,
@@ -128,15 +133,17 @@ pub fn round(round: &v1::Round) -> RoundSeen {
     }
 }
 
-/// A proposal that writes `slots` of contracts: (contract, slot, value). Its transaction is `nonce`, any bytes.
-pub fn proposal(index: u32, nonce: u64, slots: &[(Address, U256, U256)]) -> Shard {
+/// A proposal that writes `slots` of contracts: (contract, slot, value). Its transaction is `nonce` and `padding` zeros.
+pub fn proposal(index: u32, nonce: u64, padding: usize, slots: &[(Address, U256, U256)]) -> Shard {
+    let mut transaction = nonce.to_be_bytes().to_vec();
+    transaction.resize(transaction.len() + padding, 0);
     let mut diff = Diff::default();
     for (contract, key, value) in slots {
         let account: &mut AccountDiff = diff.accounts.entry(*contract).or_default();
         account.slots.insert(*key, *value);
     }
     let body = ShardBody {
-        transactions: vec![nonce.to_be_bytes().to_vec().into()],
+        transactions: vec![transaction.into()],
         receipts: vec![troika_proto::Receipt {
             tx_type: 2,
             success: true,

@@ -254,9 +254,9 @@ impl Cluster {
     pub fn retire(&mut self, id: u32) {
         let role = Role::Member(id);
         self.members.remove(&id);
-        if self.running.contains_key(&role)
-            && let Err(e) = self.kill(role)
-        {
+        if self.has_ended(role) {
+            self.running.remove(&role);
+        } else if let Err(e) = self.kill(role) {
             eprintln!("{role}: {e:#}");
         }
         self.lives.remove(&role);

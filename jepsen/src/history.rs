@@ -328,6 +328,9 @@ pub struct StateHash {
     /// True if it was computed from the data directory of a member that had been stopped.
     #[serde(default)]
     pub from_disk: bool,
+    /// Where and when, if the member was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<Meta>,
 }
 
 /// A call to forget old rounds.
@@ -385,13 +388,13 @@ pub struct BlockSeen {
 /// Something that can be counted in two ways, at one block: all money of a closed set of accounts, or a counter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Balances {
-    /// "money" (decimal wei) or "counter" (calls).
+    /// "money" and "diff" (decimal wei) or "counter" (calls).
     pub what: String,
     /// Block number.
     pub block: u64,
     /// What is there.
     pub total: String,
-    /// What must be there: the money of the start less the burned base fees; the calls that are included.
+    /// What must be there: the money of the start less the burned base fees; what others lost; the calls that are included.
     pub expected: String,
 }
 

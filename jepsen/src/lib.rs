@@ -24,6 +24,7 @@ pub mod net;
 pub mod options;
 pub mod plan;
 pub mod recorder;
+pub mod registers;
 pub mod report;
 pub mod run;
 pub mod self_test;

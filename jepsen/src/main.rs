@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use troika_jepsen::options::{Cli, Command, TestArgs};
 use troika_jepsen::plan::{Faults, operation};
-use troika_jepsen::{doctor, edn, history, mutants, net, run, self_test, serve, suite, verdict};
+use troika_jepsen::{
+    doctor, edn, history, mutants, net, registers, run, self_test, serve, suite, verdict,
+};
 
 /// The harness failed: nothing is said about the system.
 const HARNESS: u8 = 3;
@@ -27,7 +29,12 @@ fn command() -> Result<i32> {
         Command::Test(args) => in_namespaces(|| Ok(run::test(&args)?.code())),
         Command::TestAll(args) => suite::test_all(&args),
         Command::Analyze { dir } => Ok(verdict::analyze(&dir)?.code()),
-        Command::Export { dir, jsonl, edn: _ } => export(&dir, jsonl),
+        Command::Export {
+            dir,
+            jsonl,
+            registers,
+            edn: _,
+        } => export(&dir, jsonl, registers),
         Command::Serve { out, port } => serve::serve(&out, port),
         Command::Plan { test, operations } => plan(&test, operations),
         Command::Mutants(args) => mutants::run(&args),
@@ -89,11 +96,16 @@ fn plan(args: &TestArgs, operations: u64) -> Result<i32> {
     Ok(0)
 }
 
-fn export(dir: &Path, jsonl: bool) -> Result<i32> {
+fn export(dir: &Path, jsonl: bool, as_registers: bool) -> Result<i32> {
     let file = std::fs::File::open(dir.join("history.jsonl"))
         .with_context(|| dir.display().to_string())?;
     let entries = history::read(BufReader::new(file))?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    if as_registers {
+        out.write_all(registers::edn(&entries).as_bytes())?;
+        out.flush()?;
+        return Ok(0);
+    }
     for entry in &entries {
         if jsonl {
             history::write(entry, &mut out)?;

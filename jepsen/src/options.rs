@@ -36,6 +36,9 @@ pub enum Command {
         /// One JSON object a line.
         #[arg(long)]
         jsonl: bool,
+        /// Every shard as a register that is set once, for Knossos, Porcupine and the like.
+        #[arg(long, conflicts_with_all = ["edn", "jsonl"])]
+        registers: bool,
     },
     /// Serves the reports under a folder as web pages on loopback.
     Serve {

@@ -42,6 +42,10 @@ fn states_and_counts(history: &[Entry]) -> Vec<Finding> {
             Op::Balances(b) if b.total != b.expected => {
                 let (rule, what) = match b.what.as_str() {
                     "money" => ("money/conserved", "the accounts hold wei"),
+                    "diff" => (
+                        "money/made",
+                        "rises, fees and burned fees, against falls, in wei",
+                    ),
                     _ => ("counter/lost-update", "the contract has counted calls"),
                 };
                 findings.push(Finding::new(

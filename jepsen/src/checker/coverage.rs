@@ -125,6 +125,7 @@ impl Coverage {
                 Op::Get(g) => (g.meta, None, None),
                 Op::Open(o) => (o.meta, None, None),
                 Op::Seal(s) => (s.meta, None, None),
+                Op::StateHash(s) => (s.meta, None, None),
                 _ => (None, None, None),
             };
             terms.extend(meta.map(|m| m.term));

@@ -8,7 +8,7 @@ use crate::history::{Entry, Kind, Op, Outcome};
 use alloy_primitives::B256;
 use porcupine_rs::{CheckResult, Model, Operation, check_operations_timeout};
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most calls of unknown outcome that a slot may have for the search to be worth it.
 const MAX_UNKNOWN: usize = 8;
@@ -16,6 +16,8 @@ const MAX_UNKNOWN: usize = 8;
 const MAX_CALLS: usize = 400;
 /// How long one slot's search may take.
 const SEARCH_LIMIT: Duration = Duration::from_secs(5);
+/// How long the fewest calls that show a violation are looked for.
+const SHRINK_LIMIT: Duration = Duration::from_secs(10);
 
 /// A call on a write-once register and what it answered.
 #[derive(Clone, Debug)]
@@ -137,11 +139,12 @@ pub fn check(history: &[Entry], facts: &Facts) -> Vec<Finding> {
         if trivially_linear(&calls) {
             continue;
         }
-        if check_operations_timeout(&calls, SEARCH_LIMIT) == CheckResult::Illegal {
+        if illegal(&calls) {
+            let calls = smallest(calls);
             let entries = calls.iter().filter_map(|c| c.metadata).collect();
             findings.push(Finding::new(
                 "linear/register",
-                format!("round {round} shard {shard}: no order of these calls is that of a write-once register"),
+                format!("round {round} shard {shard}: no order of these calls is that of a register that is set once"),
                 entries,
             ));
         }
@@ -149,27 +152,72 @@ pub fn check(history: &[Entry], facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// True if every call names the one winner and a call that decides it was asked no later than the first answer: then the
-/// order "that call first, then the others" is legal and no search is needed. (Most slots of a healthy run.)
+fn illegal(calls: &[Operation<Register>]) -> bool {
+    check_operations_timeout(calls, SEARCH_LIMIT) == CheckResult::Illegal
+}
+
+/// The fewest of these calls that are still illegal together. The first call that sets a value which others read is kept:
+/// without it the reads would be illegal for another reason.
+fn smallest(mut calls: Vec<Operation<Register>>) -> Vec<Operation<Register>> {
+    let started = Instant::now();
+    let mut at = calls.len();
+    while at > 0 && started.elapsed() < SHRINK_LIMIT {
+        at -= 1;
+        let sets = match calls[at].op {
+            Call::Read(_) => None,
+            Call::Decide { mine, .. } | Call::Fill(mine) => Some(mine),
+        };
+        let named = |c: &Operation<Register>| match c.op {
+            Call::Read(seen) => seen,
+            Call::Decide { then, .. } => then,
+            Call::Fill(hash) => Some(hash),
+        };
+        let earlier = |c: &Operation<Register>| match c.op {
+            Call::Decide { mine, .. } | Call::Fill(mine) => {
+                Some(mine) == sets && c.call_time < calls[at].call_time
+            }
+            Call::Read(_) => false,
+        };
+        let others = || calls.iter().enumerate().filter(|(i, _)| *i != at);
+        let needed = others().any(|(_, c)| named(c) == sets) && !others().any(|(_, c)| earlier(c));
+        if sets.is_some() && needed {
+            continue;
+        }
+        let without = calls.remove(at);
+        if !illegal(&calls) {
+            calls.insert(at, without);
+        }
+    }
+    calls
+}
+
+/// True if there is a moment at which the register can have been set: every call names the one winner, some call that sets
+/// it was asked before that moment, every read without a winner too, and no answer that names the winner came before it.
+/// Then "reads without a winner, that call, all others" is a legal order and no search is needed. (Most slots.)
 fn trivially_linear(calls: &[Operation<Register>]) -> bool {
     let mut winner = None;
     let mut first_answer = i64::MAX;
-    let mut first_decide = i64::MAX;
+    let mut last_undecided = i64::MIN;
     for call in calls {
         let named = match &call.op {
             Call::Decide { then: None, .. } => continue,
+            Call::Read(None) => {
+                last_undecided = last_undecided.max(call.call_time);
+                continue;
+            }
             Call::Decide { then, .. } => *then,
             Call::Read(Some(hash)) | Call::Fill(hash) => Some(*hash),
-            Call::Read(None) => return false,
         };
         if winner.is_some() && winner != named {
             return false;
         }
         winner = named;
         first_answer = first_answer.min(call.return_time);
-        if !matches!(call.op, Call::Read(_)) {
-            first_decide = first_decide.min(call.call_time);
-        }
     }
-    winner.is_none() || first_decide <= first_answer
+    let sets = |call: &&Operation<Register>| match call.op {
+        Call::Decide { mine, .. } | Call::Fill(mine) => Some(mine) == winner,
+        Call::Read(_) => false,
+    };
+    let first_set = calls.iter().filter(sets).map(|c| c.call_time).min();
+    winner.is_none() || first_set.is_some_and(|set| set.max(last_undecided) <= first_answer)
 }

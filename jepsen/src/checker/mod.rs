@@ -16,7 +16,7 @@ pub mod watch;
 use crate::history::{Entry, Key, Kind, Op, Outcome, Submit, WatchEvent, Winner};
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,8 @@ pub struct Facts {
     pub proposals: HashMap<(Slot, B256), Proposal>,
     /// Keys that somebody tried to acquire for a slot.
     pub wanted: HashMap<Slot, Vec<Key>>,
+    /// Slots with submissions of which nobody knows what became.
+    pub doubtful: HashSet<Slot>,
     /// Completed entry -> its invoke.
     pub invoked: HashMap<u64, u64>,
 }
@@ -84,7 +86,15 @@ impl Facts {
     pub fn of(history: &[Entry]) -> Self {
         let mut facts = Self::default();
         let mut pending: HashMap<u64, u64> = HashMap::new();
+        let mut open: HashMap<u64, Slot> = HashMap::new();
         for entry in history {
+            if let Op::Submit(s) = &entry.op {
+                match entry.kind {
+                    Kind::Invoke => drop(open.insert(entry.process, (s.round, s.shard))),
+                    Kind::Ok | Kind::Fail => drop(open.remove(&entry.process)),
+                    Kind::Info => {}
+                }
+            }
             match entry.kind {
                 Kind::Invoke => {
                     pending.insert(entry.process, entry.index);
@@ -100,6 +110,7 @@ impl Facts {
                 facts.note_claims(entry);
             }
         }
+        facts.doubtful = open.into_values().collect();
         facts
     }
 

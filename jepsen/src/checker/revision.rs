@@ -193,8 +193,17 @@ fn changes(history: &[Entry], facts: &Facts) -> BTreeMap<(u64, Change), u64> {
 struct RoundState {
     opened: Option<(u64, u64)>,
     closed: Option<(u64, u64)>,
-    /// Key -> shard that holds it, since which revision, shown by which entry.
-    locks: HashMap<Key, (u32, u64, u64)>,
+    locks: HashMap<Key, Lock>,
+}
+
+/// Who holds a key.
+struct Lock {
+    shard: u32,
+    /// Revision since which, and the entry that shows it.
+    since: u64,
+    shown: u64,
+    /// Taken ahead: an acceptance that does not need it releases it.
+    ahead: bool,
 }
 
 fn replay(history: &[Entry], facts: &Facts) -> Vec<Finding> {
@@ -260,7 +269,15 @@ fn step(
             round.closed = Some((revision, entry));
             None
         }
-        Change::Acquired { slot, keys } => take(round, *slot, keys, revision, entry),
+        Change::Acquired { slot, keys } => {
+            let lock = Lock {
+                shard: slot.1,
+                since: revision,
+                shown: entry,
+                ahead: true,
+            };
+            take(round, slot.0, keys, &lock, facts)
+        }
         Change::Accepted { slot, hash, filled } => {
             if let Some((at, shown)) = round.closed
                 && at < revision
@@ -279,44 +296,63 @@ fn step(
             }
             let keys = facts.proposals.get(&(*slot, *hash)).map(|p| &p.keys);
             let keys = keys.map_or(&[][..], Vec::as_slice);
-            let finding = take(round, *slot, keys, revision, entry);
+            let lock = Lock {
+                shard: slot.1,
+                since: revision,
+                shown: entry,
+                ahead: false,
+            };
+            let finding = take(round, slot.0, keys, &lock, facts);
             // What the accepted diff does not need is released with the acceptance.
             let needed: HashSet<&Key> = keys.iter().collect();
             round
                 .locks
-                .retain(|key, (shard, ..)| *shard != slot.1 || needed.contains(key));
+                .retain(|key, lock| lock.shard != slot.1 || needed.contains(key));
             finding
         }
     }
 }
 
+/// Takes keys for a shard of round `number`.
 fn take(
     round: &mut RoundState,
-    slot: Slot,
+    number: u64,
     keys: &[Key],
-    revision: u64,
-    entry: u64,
+    lock: &Lock,
+    facts: &Facts,
 ) -> Option<Finding> {
     let mut finding = None;
     for key in keys {
-        match round.locks.get(key) {
-            Some((holder, since, shown)) if *holder != slot.1 => {
-                finding = Some(Finding::new(
-                    "locks/exclude",
-                    format!(
-                        "round {}: shard {} took {key} at revision {revision}, but shard {holder} held it since {since}",
-                        slot.0, slot.1
-                    ),
-                    vec![*shown, entry],
-                ));
-            }
-            Some(_) => {}
-            None => {
-                round.locks.insert(key.clone(), (slot.1, revision, entry));
-            }
+        let held = round.locks.get(key).filter(|held| held.shard != lock.shard);
+        if let Some(held) = held.filter(|held| !perhaps_released(number, held, facts)) {
+            finding = Some(Finding::new(
+                "locks/exclude",
+                format!(
+                    "round {number}: shard {} took {key} at revision {}, but shard {} held it since {}",
+                    lock.shard, lock.since, held.shard, held.since
+                ),
+                vec![held.shown, lock.shown],
+            ));
+            continue;
         }
+        let own = round.locks.get(key).filter(|held| held.shard == lock.shard);
+        let (since, shown) = own.map_or((lock.since, lock.shown), |own| (own.since, own.shown));
+        round.locks.insert(
+            key.clone(),
+            Lock {
+                since,
+                shown,
+                ..*lock
+            },
+        );
     }
     finding
+}
+
+/// A key that was taken ahead may have been released by an acceptance that nobody saw: one of unknown outcome.
+fn perhaps_released(round: u64, held: &Lock, facts: &Facts) -> bool {
+    let slot = (round, held.shard);
+    held.ahead && facts.winner(slot).is_none() && facts.doubtful.contains(&slot)
 }
 
 fn undecided(history: &[Entry], facts: &Facts) -> Vec<Finding> {

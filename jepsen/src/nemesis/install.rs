@@ -29,6 +29,9 @@ const COMBINED: [Fault; 12] = [
 const AT_ONCE: usize = 3;
 /// Time between two restarts of a rolling one.
 const ROLLING_PAUSE: Duration = Duration::from_millis(1_500);
+/// Shortest time that packets are held back, milliseconds; the longest is twice that. With the last one an answer takes
+/// longer than members wait for a heartbeat's: nothing can be decided then, and nothing may go wrong.
+const DELAYS_MS: [u64; 4] = [3, 15, 40, 200];
 /// Jumps of wall clocks, seconds, in libfaketime's words.
 const JUMPS: [&str; 6] = ["+3600", "-3600", "+86400", "-86400", "+1", "-1"];
 
@@ -117,7 +120,7 @@ impl Nemesist {
                 Installed::yes(format!("{percent}% of all packets"), members(&all))
             }
             Fault::Delay => {
-                let ms = 20 + random.below(180);
+                let ms = DELAYS_MS[random.below(DELAYS_MS.len() as u64) as usize];
                 self.delay = Some(delay::Delay::start(self.cluster.net(), &all, ms)?);
                 Installed::yes(format!("{ms} to {} ms", 2 * ms), members(&all))
             }
@@ -291,7 +294,7 @@ impl Nemesist {
                     targets.extend(struck);
                 }
                 Ok(Installed::Skipped(why)) => {
-                    details.push(format!("{} skipped: {why}", fault.name()))
+                    details.push(format!("{} skipped: {why}", fault.name()));
                 }
                 // Its victim is down already, by another one of these.
                 Err(e) => details.push(format!("{} failed: {e:#}", fault.name())),

@@ -96,6 +96,7 @@ fn meta(entry: &Entry) -> Option<Meta> {
         Op::Open(o) => o.meta,
         Op::Get(g) => g.meta,
         Op::Seal(s) => s.meta,
+        Op::StateHash(s) => s.meta,
         _ => None,
     }
 }
@@ -170,8 +171,8 @@ pub(super) fn whole(out: &mut String, history: &[Entry]) {
         }
     }
     let answered = |e: &Entry| {
-        e.kind == Kind::Ok && meta(e).is_some()
-            || e.kind == Kind::Ok && matches!(e.op, Op::Transfer(_))
+        let asked = meta(e).is_some() && !matches!(e.op, Op::StateHash(_));
+        e.kind == Kind::Ok && (asked || matches!(e.op, Op::Transfer(_)))
     };
     let unknown = |e: &Entry| e.kind == Kind::Info && e.process != NEMESIS;
     let events = |e: &Entry| matches!(e.op, Op::Watch(_) | Op::Feed(_));

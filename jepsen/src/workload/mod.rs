@@ -198,6 +198,7 @@ pub async fn state_hash(address: &str, member: u64) -> anyhow::Result<StateHash>
         log_index: status.state_hash_index,
         hash: B256::try_from(&status.state_hash[..])?,
         from_disk: false,
+        meta: crate::client::meta(status.meta),
     })
 }
 

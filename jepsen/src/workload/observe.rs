@@ -6,6 +6,7 @@ use alloy_primitives::B256;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::Channel;
+use troika_proto::v1::cluster_client::ClusterClient;
 use troika_proto::v1::feed_client::FeedClient;
 use troika_proto::v1::rounds_client::RoundsClient;
 use troika_proto::v1::{self, event, feed_item};
@@ -13,6 +14,9 @@ use troika_proto::{Header, LockRule, Shard, ShardBody, ShardHeader};
 
 /// A stream that is silent for this long is given up for another member's.
 const SILENCE: Duration = Duration::from_secs(3);
+/// Pause between two backups, and how long one may take.
+const BACKUP_PAUSE: Duration = Duration::from_millis(1_500);
+const BACKUP_LIMIT: Duration = Duration::from_secs(10);
 /// Pause before connecting again.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -220,6 +224,31 @@ fn recomputed(shard: &v1::FeedShard) -> B256 {
             .map_or(B256::repeat_byte(0xfe), |s| s.hash),
         _ => B256::repeat_byte(0xfc),
     }
+}
+
+/// Takes a backup of one member after the other, and throws it away. Each makes its member write a checkpoint, so that
+/// members that are killed come back from checkpoints of all ages.
+pub async fn backups(shared: Arc<Shared>) {
+    for n in 0.. {
+        tokio::time::sleep(BACKUP_PAUSE).await;
+        if shared.stopped() {
+            return;
+        }
+        let members = shared.members();
+        let (_, address) = &members[n % members.len()];
+        // A member that is down or cut off has none to give.
+        let _ = tokio::time::timeout(BACKUP_LIMIT, backup(address)).await;
+    }
+}
+
+async fn backup(address: &str) -> Result<(), tonic::Status> {
+    let limit = troika_proto::limits::MAX_MESSAGE_BYTES;
+    let cluster = ClusterClient::new(connect(address).await?);
+    let mut cluster = cluster.max_decoding_message_size(limit);
+    let request = v1::BackupRequest { meta: None };
+    let mut chunks = cluster.backup(request).await?.into_inner();
+    while chunks.message().await?.is_some() {}
+    Ok(())
 }
 
 /// Asks every member for its state hash, over and over.

@@ -14,6 +14,8 @@ use troika_proto::{LockKey, LockRule, Shard};
 
 /// Rounds that a prune leaves.
 const KEEP_ROUNDS: u64 = 20;
+/// Bytes that make proposals large enough for logs to be purged within a run, so that members come back by a snapshot.
+const PRUNE_PADDING: usize = 16 << 10;
 
 /// One client: its planned operations one after the other, until told to stop.
 pub struct Scripted {
@@ -23,6 +25,8 @@ pub struct Scripted {
     /// Its process id now: a time-out retires it.
     process: u64,
     last: Option<(Submit, Arc<Shard>)>,
+    /// Bytes that every proposal is made larger by.
+    padding: usize,
 }
 
 impl Scripted {
@@ -34,6 +38,7 @@ impl Scripted {
             clients: HashMap::new(),
             process,
             last: None,
+            padding: 0,
         }
     }
 
@@ -42,6 +47,9 @@ impl Scripted {
     /// # Errors
     /// A member's address is none.
     pub async fn run(mut self, workload: Workload, n: u64, pause: Duration) -> anyhow::Result<()> {
+        if workload == Workload::Prune {
+            self.padding = PRUNE_PADDING;
+        }
         for k in 0.. {
             if self.shared.stopped() {
                 break;
@@ -158,7 +166,7 @@ impl Scripted {
             (Choice::Steal, Some((call, shard))) => (Submit { executor, ..call }, shard),
             _ => {
                 let slots = slots(planned);
-                let shard = proposal(planned.shard, planned.nonce, &slots);
+                let shard = proposal(planned.shard, planned.nonce, self.padding, &slots);
                 let keys = shard.body.diff.lock_keys(LockRule::Commuting);
                 let call = Submit {
                     round,

@@ -307,6 +307,9 @@ async fn balances(
         }
         let mut keys: Vec<_> = accounts.iter().map(|a| key(*a, None)).collect();
         keys.push(key(transfer::COUNTER, Some(U256::ZERO)));
+        if let Some(count) = block_sum(state, &block.hash, header).await? {
+            shared.saw(process, Op::Balances(count));
+        }
         // Only the newest blocks' states are kept.
         let Ok(values) = read(state, &block.hash, keys).await else {
             continue;
@@ -344,4 +347,41 @@ async fn balances(
         );
     }
     Ok(())
+}
+
+/// What a block's diff gives and takes: all rises, fees and burned base fees are somebody's falls. `None` where the block
+/// has been forgotten.
+async fn block_sum(
+    state: &mut StateClient<Channel>,
+    hash: &[u8],
+    header: &v1::Header,
+) -> Result<Option<Balances>> {
+    let request = v1::BlockDiffRequest {
+        meta: None,
+        block: hash.to_vec().into(),
+    };
+    let reply = match state.block_diff(request).await {
+        Ok(reply) => reply.into_inner(),
+        Err(e) if matches!(e.code(), tonic::Code::OutOfRange | tonic::Code::NotFound) => {
+            return Ok(None);
+        }
+        Err(e) => bail!("diff of block {}: {e}", header.number),
+    };
+    let burned = U256::from(header.gas_used) * U256::from(header.base_fee);
+    let mut given = burned + U256::from_be_slice(&reply.fees);
+    let mut taken = U256::ZERO;
+    for account in reply.diff.iter().flat_map(|d| &d.accounts) {
+        let amount = U256::from_be_slice(&account.amount);
+        if account.fell {
+            taken += amount;
+        } else {
+            given += amount;
+        }
+    }
+    Ok(Some(Balances {
+        what: "diff".to_owned(),
+        block: header.number,
+        total: given.to_string(),
+        expected: taken.to_string(),
+    }))
 }
