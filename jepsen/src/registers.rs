@@ -1,7 +1,7 @@
 //! A history as independent registers, in the form that outside checkers have models for.
 //!
 //! Every (round, shard) is a register that begins as nil and is set once. A submission that won, or of which nobody knows,
-//! is a compare-and-set from nil to its hash; one that lost is a read of the winner; a linearizable read is a read. What
+//! is a compare-and-set from nil to its hash; one that lost is a read of the winner; a read is a read. What
 //! sealing fills in is a compare-and-set of unknown time. That is Knossos' `cas-register`, and a few lines for Porcupine.
 
 use crate::checker::{Facts, Slot};
@@ -106,7 +106,7 @@ fn registers(history: &[Entry]) -> BTreeMap<Slot, Vec<Call>> {
             (Op::Submit(_), Kind::Fail) => {
                 open.remove(&entry.process);
             }
-            (Op::Get(g), Kind::Ok) if g.linearizable => {
+            (Op::Get(g), Kind::Ok) => {
                 let Some(seen) = &g.seen else { continue };
                 for (slot, _) in facts.claims.range((g.round, 0)..=(g.round, u32::MAX)) {
                     let winner = seen
@@ -117,7 +117,10 @@ fn registers(history: &[Entry]) -> BTreeMap<Slot, Vec<Call>> {
                     if let Some(winner) = winner.filter(|w| w.executor.is_empty()) {
                         filled.entry(*slot).or_default().insert(winner.hash);
                     }
-                    add(*slot, Action::Read(winner.map(|w| w.hash)));
+                    // Any member may tell a winner; that there is none yet, only one that has asked the quorum.
+                    if winner.is_some() || g.linearizable {
+                        add(*slot, Action::Read(winner.map(|w| w.hash)));
+                    }
                 }
             }
             _ => {}
