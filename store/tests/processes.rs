@@ -67,7 +67,7 @@ impl Processes {
                 "--heartbeat-ms",
                 "100",
                 "--election-ms",
-                "500",
+                "1500",
                 "--reserve-bytes",
                 "0",
             ])

@@ -12,9 +12,10 @@ use openraft::{ChangeMembers, Instant as _};
 use troika_proto::member::v1 as wire;
 
 use super::bootstrap::{hello, highest_id};
-use super::config::{ADMIN_TIMEOUT, CALL_TIMEOUT, HANDOVER, PROMOTION_LAG, RETRY_PAUSE};
+use super::config::{ADMIN_TIMEOUT, CALL_TIMEOUT, PROMOTION_LAG, RETRY_PAUSE};
 use super::core::{Core, Leadership};
 use super::error::{AdminError, ProposeError};
+use super::handover::transfer;
 use super::identity::hex;
 use super::network::{Kind, MemberId};
 use super::peers::{CallError, Peer};
@@ -43,11 +44,11 @@ pub enum Operation {
 
 type Change = ChangeMembers<MemberId, MemberNode>;
 
-fn refused(message: impl Into<String>) -> AdminError {
+pub(super) fn refused(message: impl Into<String>) -> AdminError {
     AdminError::Refused(message.into())
 }
 
-fn busy(message: impl Into<String>) -> AdminError {
+pub(super) fn busy(message: impl Into<String>) -> AdminError {
     AdminError::Busy(message.into())
 }
 
@@ -59,7 +60,10 @@ pub async fn run(core: &Core, operation: Operation) -> Result<(), AdminError> {
             return Err(fault.into());
         }
         let done = match core.leadership() {
-            Leadership::Own => on_leader(core, &operation, deadline).await.map(Some),
+            Leadership::Own => match on_leader(core, &operation, deadline).await? {
+                Done::Yes => Ok(Some(())),
+                Done::ElsewhereNow => Ok(None),
+            },
             Leadership::Other(peer) => ask_leader(core, &peer, &operation, deadline).await,
             Leadership::Unknown => Ok(None),
         };
@@ -101,12 +105,21 @@ async fn ask_leader(
     }
 }
 
+/// How an operation ended on the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It is done.
+    Yes,
+    /// It takes another leader, and there is one now: ask that one.
+    ElsewhereNow,
+}
+
 /// Does it here. `Unavailable` if the leadership is lost on the way.
 pub async fn on_leader(
     core: &Core,
     operation: &Operation,
     deadline: Instant,
-) -> Result<(), AdminError> {
+) -> Result<Done, AdminError> {
     let Ok(_one) = core.changing.try_lock() else {
         return Err(busy(
             "another membership operation is under way: try again when it is done",
@@ -118,11 +131,12 @@ pub async fn on_leader(
                 id,
                 peer_addr,
                 client_addr,
-            } => add_learner(core, *id, peer_addr, client_addr).await,
-            Operation::Promote(id) => promote(core, *id).await,
-            Operation::Remove(id) => remove(core, *id).await,
-            Operation::Transfer(to) => transfer(core, *to).await,
+            } => add_learner(core, *id, peer_addr, client_addr).await?,
+            Operation::Promote(id) => promote(core, *id).await?,
+            Operation::Remove(id) => return remove(core, *id).await,
+            Operation::Transfer(to) => transfer(core, *to).await?,
         }
+        Ok(Done::Yes)
     };
     tracing::info!(?operation, "membership operation");
     match Runtime::timeout_at(deadline, doing).await {
@@ -236,12 +250,12 @@ async fn promote(core: &Core, id: MemberId) -> Result<(), AdminError> {
     change(core, ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
 }
 
-async fn remove(core: &Core, id: MemberId) -> Result<(), AdminError> {
+async fn remove(core: &Core, id: MemberId) -> Result<Done, AdminError> {
     let membership = core.group().membership_config;
     let highest = highest_id(membership.nodes());
     if membership.get_node(&id).is_none() {
         return match id <= highest {
-            true => Ok(()),
+            true => Ok(Done::Yes),
             false => Err(refused(format!("there is no member {id}"))),
         };
     }
@@ -253,9 +267,7 @@ async fn remove(core: &Core, id: MemberId) -> Result<(), AdminError> {
     if id == core.id() {
         // The leader cannot write its own removal and see it through: somebody else does.
         transfer(core, 0).await?;
-        return Err(busy(format!(
-            "member {id} led and hands over first: try again"
-        )));
+        return Ok(Done::ElsewhereNow);
     }
     let own = membership.get_node(&core.id()).cloned();
     let Some(mut own) = own else {
@@ -268,7 +280,9 @@ async fn remove(core: &Core, id: MemberId) -> Result<(), AdminError> {
         true => ChangeMembers::RemoveVoters(ids),
         false => ChangeMembers::RemoveNodes(ids),
     };
-    change(core, ChangeMembers::Batch(vec![remember, removal]), false).await
+    let removed = ChangeMembers::Batch(vec![remember, removal]);
+    change(core, removed, false).await?;
+    Ok(Done::Yes)
 }
 
 /// Refuses a removal after which those voters that answer are no majority: the group would stand still.
@@ -299,7 +313,7 @@ fn keeps_a_majority(
 fn alive(core: &Core, voters: &[MemberId]) -> usize {
     let metrics = core.raft.metrics();
     let metrics = metrics.borrow_watched();
-    let lately = core.config.election * 3;
+    let lately = core.config.election * 2;
     let heard = |id: &MemberId| {
         let heartbeat = metrics
             .heartbeat
@@ -311,57 +325,6 @@ fn alive(core: &Core, voters: &[MemberId]) -> usize {
         .iter()
         .filter(|id| **id == core.id() || heard(id))
         .count()
-}
-
-/// Hands the leadership over and waits until somebody has it.
-pub(super) async fn transfer(core: &Core, to: MemberId) -> Result<(), AdminError> {
-    let to = match to {
-        0 => most_up_to_date(core).ok_or_else(|| refused("there is no other voter"))?,
-        to => to,
-    };
-    if to == core.id() {
-        return Ok(());
-    }
-    if !core
-        .group()
-        .membership_config
-        .voter_ids()
-        .any(|voter| voter == to)
-    {
-        return Err(refused(format!("member {to} is no voter")));
-    }
-    let deadline = Runtime::now() + HANDOVER;
-    let mut group = core.raft.server_metrics();
-    if core.raft.trigger().transfer_leader(to).await.is_err() {
-        return Err(AdminError::Unavailable(ProposeError::Stopping));
-    }
-    while !matches!(core.leadership(), Leadership::Other(_)) {
-        if Runtime::timeout_at(deadline, group.changed())
-            .await
-            .is_err()
-        {
-            return Err(busy(format!("member {to} did not take over in time")));
-        }
-    }
-    Ok(())
-}
-
-/// The other voter that has most of the log, and answers.
-fn most_up_to_date(core: &Core) -> Option<MemberId> {
-    let voters: Vec<_> = core.group().membership_config.voter_ids().collect();
-    let metrics = core.raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let matched = |id: &MemberId| {
-        let matched = metrics
-            .replication
-            .as_ref()
-            .and_then(|all| all.get(id).copied().flatten());
-        matched.map_or(0, |id| id.index)
-    };
-    voters
-        .into_iter()
-        .filter(|id| *id != core.id())
-        .max_by_key(|id| (matched(id), u64::MAX - id))
 }
 
 async fn change(core: &Core, change: Change, retain: bool) -> Result<(), AdminError> {

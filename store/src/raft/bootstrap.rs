@@ -22,12 +22,11 @@ use super::peers::Peer;
 use super::types::MemberNode;
 use crate::mutant::{self, Mutant};
 use crate::runtime::Runtime;
-use crate::state::limits::MAX_FEATURE_LEVEL;
 
 /// What this member says of itself.
 pub(super) fn hello(core: &Core) -> wire::Hello {
     wire::Hello {
-        max_feature_level: MAX_FEATURE_LEVEL,
+        max_feature_level: core.config.max_feature_level,
         peer_addr: core.config.peer_addr.clone(),
         client_addr: core.config.client_addr.clone(),
     }
@@ -46,13 +45,14 @@ pub(super) fn hello_reply(core: &Core, from: MemberId) -> wire::HelloReply {
             .map(|id| id.to_vec().into())
             .unwrap_or_default(),
         incarnation: identity.incarnation().to_vec().into(),
-        max_feature_level: MAX_FEATURE_LEVEL,
+        max_feature_level: core.config.max_feature_level,
         client_addr: core.config.client_addr.clone(),
         formed,
         sender_incarnation: known
             .map(|node| node.incarnation.to_vec().into())
             .unwrap_or_default(),
         sender_removed: known.is_none() && from <= highest_id(membership.nodes()),
+        stopping: core.fault().is_some(),
     }
 }
 
@@ -193,14 +193,14 @@ fn own_node(core: &Core) -> MemberNode {
         peer_addr: core.config.peer_addr.clone(),
         client_addr: core.config.client_addr.clone(),
         incarnation: core.peers.identity().incarnation(),
-        max_feature_level: MAX_FEATURE_LEVEL,
+        max_feature_level: core.config.max_feature_level,
         highest_id: 0,
     }
 }
 
 /// While no leader is heard of, asks the others whether this member still belongs to them.
 pub async fn stay(core: Arc<Core>) {
-    let silence = core.config.election * 6;
+    let silence = core.config.election * 4;
     while core.is_running() {
         core.pause(core.config.election).await;
         if core.has_leader(silence) {

@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use troika_proto::member::v1 as wire;
 
 use super::bootstrap::ask_all;
-use super::config::{CALL_TIMEOUT, CARE_PAUSE, SPACE_PAUSE};
+use super::config::{CALL_TIMEOUT, SPACE_PAUSE};
 use super::core::{Core, Leadership};
 use super::error::Stopped;
 use super::network::{Kind, MemberId};
@@ -17,7 +17,6 @@ use super::peers::Peer;
 use super::pending::Work;
 use crate::runtime::Runtime;
 use crate::state::Command;
-use crate::state::limits::MAX_FEATURE_LEVEL;
 
 /// Ends the member when consensus has ended, which it does for good at the first fault of a file.
 pub async fn watch_consensus(core: Arc<Core>) {
@@ -69,7 +68,6 @@ pub async fn watch_space(core: Arc<Core>) {
         let free = Runtime::spawn_blocking(move || files.free_bytes()).await;
         match free {
             Ok(free) => {
-                metrics::gauge!("troika_free_bytes").set(free as f64);
                 core.note_free_bytes(free);
                 if let Ok(bytes) = core.shared.state_bytes().await {
                     core.state_bytes.store(bytes, Ordering::Relaxed);
@@ -96,7 +94,7 @@ pub async fn watch_disk(core: Arc<Core>) {
 /// Compares state hashes with the others, and on the leader raises the feature level when all understand a higher one.
 pub async fn compare(core: Arc<Core>) {
     while core.is_running() {
-        core.pause(CARE_PAUSE).await;
+        core.pause(core.config.care_pause).await;
         if let Some(why) = differs(&core).await {
             return core.end(why);
         }
@@ -177,7 +175,8 @@ fn outvoted(
 
 async fn raise_feature_level(core: &Arc<Core>) {
     let level = core.shared.read(|machine| machine.feature_level());
-    if level >= MAX_FEATURE_LEVEL {
+    let own = core.config.max_feature_level;
+    if level >= own {
         return;
     }
     let others = core.others();
@@ -190,7 +189,7 @@ async fn raise_feature_level(core: &Arc<Core>) {
         return;
     }
     let understood = replies.values().map(|reply| reply.max_feature_level).min();
-    let understood = understood.unwrap_or(u32::MAX).min(MAX_FEATURE_LEVEL);
+    let understood = understood.unwrap_or(own).min(own);
     if understood > level {
         let command = Command::SetFeatureLevel { level: understood };
         let deadline = Runtime::now() + core.config.patience;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::network::MemberId;
 use crate::limits::LOG_KEEP_BYTES;
+use crate::state::limits::MAX_FEATURE_LEVEL;
 
 /// Most bytes of commands that wait for a decision on one member: queued, in the log, or on their way to the leader.
 /// Above it a call is refused at once.
@@ -45,8 +46,12 @@ pub const HELLO_PAUSE: Duration = Duration::from_millis(250);
 pub const CARE_PAUSE: Duration = Duration::from_secs(5);
 /// Pause between two looks at the free space.
 pub const SPACE_PAUSE: Duration = Duration::from_secs(1);
-/// How long a stopping leader waits for another to take over.
+/// How long a leader waits for another to take over.
 pub const HANDOVER: Duration = Duration::from_secs(3);
+/// How long a leader waits for the others to say whether they could take over.
+pub const HANDOVER_ASK: Duration = Duration::from_millis(500);
+/// Silence after which a leader asks its successor once more.
+pub const HANDOVER_AGAIN: Duration = Duration::from_millis(700);
 /// How long a stopping member waits for decisions under way.
 pub const DRAIN: Duration = Duration::from_secs(2);
 /// Most bytes of one command: a genesis is the largest. Less than what a message between members may have.
@@ -70,12 +75,16 @@ pub struct MemberConfig {
     pub join: bool,
     /// Pause between two heartbeats, and how long a follower waits for the answer to one.
     pub heartbeat: Duration,
-    /// Shortest silence of the leader after which a follower asks for votes; the longest is twice that.
+    /// Shortest silence of the leader after which a follower asks for votes; the longest is a third more.
     pub election: Duration,
     /// How long `propose` waits where the caller names no deadline.
     pub patience: Duration,
     /// Free bytes below which writes are refused.
     pub reserve_bytes: u64,
+    /// Highest feature level that this member says it understands: what the program does, or less to hold an upgrade back.
+    pub max_feature_level: u32,
+    /// See [`CARE_PAUSE`].
+    pub care_pause: Duration,
     /// See [`ENTRIES_IN_FLIGHT`].
     pub entries_in_flight: usize,
     /// See [`QUEUE_BYTES`].
@@ -94,9 +103,11 @@ impl MemberConfig {
             members: BTreeMap::new(),
             join: false,
             heartbeat: Duration::from_millis(200),
-            election: Duration::from_millis(1_000),
+            election: Duration::from_millis(1_500),
             patience: Duration::from_secs(10),
             reserve_bytes: 256 << 20,
+            max_feature_level: MAX_FEATURE_LEVEL,
+            care_pause: CARE_PAUSE,
             entries_in_flight: ENTRIES_IN_FLIGHT,
             queue_bytes: QUEUE_BYTES,
             log_keep_bytes: LOG_KEEP_BYTES,
@@ -108,12 +119,15 @@ impl MemberConfig {
     /// # Errors
     /// A text that names the setting that cannot be.
     pub fn consensus(&self) -> Result<openraft::Config, String> {
-        let election_ms = self.election.as_millis() as u64;
+        // A follower waits for its lease to end, which is openraft's longest time-out, and after that for a time-out drawn at
+        // random between the shortest and the longest. With a third and two thirds this is between `election` and a third
+        // more.
+        let third_ms = self.election.as_millis() as u64 / 3;
         openraft::Config {
             cluster_name: "troika".into(),
             heartbeat_interval: self.heartbeat.as_millis() as u64,
-            election_timeout_min: election_ms,
-            election_timeout_max: election_ms * 2,
+            election_timeout_min: third_ms,
+            election_timeout_max: third_ms * 2,
             // A restarted voter must win an election: its state machine may be behind its last acknowledged entry.
             enable_leader_restore: Some(false),
             enable_pre_vote: Some(true),

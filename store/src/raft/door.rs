@@ -155,8 +155,15 @@ impl Door {
     }
 
     fn refuse(&self, envelope: &Envelope, code: Code, message: String) -> Envelope {
-        tracing::warn!(from = envelope.from, kind = envelope.kind, %message, "message refused");
-        metrics::counter!("troika_member_messages_refused").increment(1);
+        let (from, kind) = (envelope.from, envelope.kind);
+        match self.core.fault() {
+            // An orderly end is no news.
+            Some(_) => tracing::debug!(from, kind, %message, "message refused at the end"),
+            None => {
+                tracing::warn!(from, kind, %message, "message refused");
+                metrics::counter!("troika_member_messages_refused").increment(1);
+            }
+        }
         self.core.peers.identity().refuse(envelope, code, message)
     }
 
@@ -243,8 +250,11 @@ impl Door {
         let operation =
             admin::from_wire(request).ok_or_else(|| No::malformed("no operation is named"))?;
         let deadline = Runtime::now() + ADMIN_TIMEOUT;
-        Ok(admin::reply(
-            admin::on_leader(&self.core, &operation, deadline).await,
-        ))
+        let done = admin::on_leader(&self.core, &operation, deadline).await;
+        if done == Ok(admin::Done::ElsewhereNow) {
+            let message = format!("member {} has handed over", self.core.id());
+            return Err(No(Code::NotLeader, message));
+        }
+        Ok(admin::reply(done.map(drop)))
     }
 }

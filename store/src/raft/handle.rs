@@ -13,6 +13,7 @@ use super::config::{DRAIN, INLINE_CHECK_BYTES, MAX_COMMAND_BYTES, MemberConfig};
 use super::core::{Core, Leadership};
 use super::door::Door;
 use super::error::{AdminError, ProposeError, Stopped};
+use super::handover;
 use super::identity::{ClusterId, Incarnation};
 use super::machine_store::SnapshotData;
 use super::network::MemberId;
@@ -239,6 +240,14 @@ impl Handle {
         self.core.shared.cold(&key).await
     }
 
+    /// The same for several, in the order of their keys, with one visit of the disk.
+    ///
+    /// # Errors
+    /// As [`Handle::cold`].
+    pub async fn cold_all(&self, keys: &[RecordKey]) -> Result<Vec<Option<Bytes>>, DbError> {
+        self.core.shared.cold_all(keys).await
+    }
+
     /// Ready when this member's state is at least as new as every decision answered before the call.
     ///
     /// # Errors
@@ -338,7 +347,7 @@ impl Handle {
             dirty_bytes: core.shared.unwritten_bytes() as u64,
             queued_bytes: core.waiting.budget.used() as u64,
             writes_refused: core.refusing.borrow().clone(),
-            caught_up: core.has_leader(core.config.election * 4)
+            caught_up: core.has_leader(core.config.election * 2)
                 && applied >= committed
                 && role != Role::Stopping,
         }
@@ -485,7 +494,7 @@ impl Handle {
         if matches!(core.leadership(), Leadership::Own) && core.is_running() {
             let members = core.group().membership_config;
             if members.voter_ids().count() > 1
-                && let Err(error) = admin::transfer(core, 0).await
+                && let Err(error) = handover::transfer(core, 0).await
             {
                 tracing::warn!(%error, "stopping without a successor");
             }

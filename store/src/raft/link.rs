@@ -14,6 +14,8 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use troika_proto::member::v1::refused::Code;
+
 use super::config::APPEND_STALL;
 use super::network::{Incoming, Kind, Lane, MemberId, NetworkError};
 use super::peers::{CallError, Peer, Peers, open};
@@ -71,8 +73,13 @@ pub struct Link {
 
 /// Everything that keeps a message from being answered makes openraft back off.
 fn unreachable(error: CallError) -> RpcError {
-    if let CallError::Refused { .. } = &error {
-        tracing::warn!(%error, "a member refuses our messages");
+    match &error {
+        // It starts or stops.
+        CallError::Refused { refused, .. } if refused.code() == Code::NotReady => {
+            tracing::debug!(%error, "a member is not ready for our messages");
+        }
+        CallError::Refused { .. } => tracing::warn!(%error, "a member refuses our messages"),
+        _ => {}
     }
     RPCError::Unreachable(Unreachable::from_string(error))
 }

@@ -22,7 +22,7 @@ use super::storage::Storage;
 use super::{bootstrap, care, compaction, dispatch};
 use crate::clock::Clock;
 use crate::db::directory::join_cluster;
-use crate::db::{Files, OpenError};
+use crate::db::{Files, Identity as DirectoryIdentity, OpenError};
 use crate::runtime::Runtime;
 
 /// What a member needs from outside. It touches nothing else.
@@ -64,10 +64,12 @@ impl Member {
     /// See [`StartError`]. Nothing runs then.
     pub async fn start(deps: Deps) -> Result<Handle, StartError> {
         let config = deps.config;
-        check(&config)?;
+        check(&config, &deps.files).await?;
         let consensus = Arc::new(config.consensus().map_err(StartError::Config)?);
         let storage = Storage::open(deps.files.clone(), config.id, None, deps.observer).await?;
         let (own, shared) = (storage.identity, storage.shared);
+        let understood = shared.understand(config.max_feature_level);
+        understood.map_err(|fault| StartError::Recovery(fault.to_string()))?;
         let save = save_cluster(deps.files.clone(), shared.clone());
         let identity = Identity::new(config.id, own.incarnation, own.cluster, save);
         let peers = Peers::new(Arc::new(identity), deps.network);
@@ -112,21 +114,24 @@ impl Member {
     }
 }
 
-fn check(config: &MemberConfig) -> Result<(), StartError> {
-    let named = config.members.get(&config.id);
-    let problem = if config.id == 0 {
-        "a member's id is at least 1".to_owned()
-    } else if config.join {
+/// Refuses what cannot be before anything is made. A member that belongs to a cluster already needs nobody named: its log
+/// says who there is.
+async fn check(config: &MemberConfig, files: &Arc<dyn Files>) -> Result<(), StartError> {
+    if config.id == 0 {
+        return Err(StartError::Config("a member's id is at least 1".to_owned()));
+    }
+    if config.join || config.members.contains_key(&config.id) {
         return Ok(());
-    } else if named.is_none() {
-        format!(
+    }
+    let files = files.clone();
+    let identity = Runtime::spawn_blocking(move || DirectoryIdentity::read(&*files)).await?;
+    match identity.and_then(|identity| identity.cluster) {
+        Some(_) => Ok(()),
+        None => Err(StartError::Config(format!(
             "the members named do not hold this one ({}): add it, or use --join for a group that is there",
             config.id
-        )
-    } else {
-        return Ok(());
-    };
-    Err(StartError::Config(problem))
+        ))),
+    }
 }
 
 fn save_cluster(files: Arc<dyn Files>, shared: Arc<Shared>) -> SaveCluster {

@@ -127,10 +127,11 @@ pub trait Network: Send + Sync + 'static {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Envelope, NetworkError>>;
 
-    /// A stream each way. The returned stream ends after `outgoing` has ended and the peer has answered all of it, or
-    /// with an error.
+    /// A stream each way with the member `to`, whom all messages of `outgoing` are for. The returned stream ends after
+    /// `outgoing` has ended and the peer has answered all of it, or with an error.
     fn stream(
         &self,
+        to: MemberId,
         address: &str,
         lane: Lane,
         outgoing: Outgoing,

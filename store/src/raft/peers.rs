@@ -128,7 +128,10 @@ impl Peers {
         lane: Lane,
         outgoing: Outgoing,
     ) -> Result<Incoming, CallError> {
-        Ok(self.network.stream(&to.address, lane, outgoing).await?)
+        Ok(self
+            .network
+            .stream(to.id, &to.address, lane, outgoing)
+            .await?)
     }
 }
 

@@ -8,6 +8,7 @@
 use std::{
     collections::VecDeque,
     io,
+    sync::atomic::{AtomicU32, Ordering},
     sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    codec,
+    codec, journal,
     machine_store::{Effect, effect},
     snapshot_data::{self, Outgoing, SnapshotData, SnapshotReceiver},
     types::{Decisions, Entry, LogId, Snapshot, SnapshotMeta},
@@ -29,7 +30,9 @@ use crate::{
     },
     mutant::{self, Mutant},
     runtime::Runtime,
-    state::{Generation, LoadError, Machine, RecordKey, StateHash},
+    state::{
+        Fault, Generation, LoadError, Machine, RecordKey, StateHash, limits::MAX_FEATURE_LEVEL,
+    },
 };
 
 /// Log indices with the state hash after applying them, oldest first.
@@ -52,6 +55,8 @@ pub struct Shared {
     /// Held while the state file is written or replaced.
     writing: tokio::sync::Mutex<()>,
     hashes: Mutex<VecDeque<(u64, StateHash)>>,
+    /// Highest feature level that this member goes along with.
+    understands: AtomicU32,
     observer: Option<Observer>,
 }
 
@@ -100,10 +105,17 @@ impl Shared {
             requests,
             writing: tokio::sync::Mutex::new(()),
             hashes: Mutex::default(),
+            understands: AtomicU32::new(MAX_FEATURE_LEVEL),
             observer,
         });
         Runtime::spawn(write_checkpoints(Arc::downgrade(&shared), queue));
         Ok(shared)
+    }
+
+    /// Says up to which feature level this member goes along, with states that come by a snapshot too.
+    pub fn understand(&self, level: u32) -> Result<(), Fault> {
+        self.understands.store(level, Ordering::Relaxed);
+        self.memory_mut().machine.understand(level)
     }
 
     /// Looks at the applied state. Keep it short: applying waits.
@@ -132,6 +144,33 @@ impl Shared {
         }
         let (state, key) = (self.state.clone(), key.to_bytes());
         Runtime::spawn_blocking(move || state.get(&key)).await
+    }
+
+    /// Cold records, in the order of their keys: one visit of the disk for all that are there.
+    pub async fn cold_all(&self, keys: &[RecordKey]) -> Result<Vec<Option<Bytes>>, DbError> {
+        let unwritten = |memory: &Memory, key: &RecordKey| {
+            let frozen = memory.frozen.as_ref();
+            let current = memory.machine.unwritten(key);
+            current.or_else(|| frozen.and_then(|generation| generation.cold(key)))
+        };
+        let found: Vec<_> = {
+            let memory = self.memory();
+            keys.iter().map(|key| unwritten(&memory, key)).collect()
+        };
+        let keys: Vec<_> = keys.iter().map(RecordKey::to_bytes).collect();
+        let state = self.state.clone();
+        // Opened after the look into memory: what is no longer unwritten is in it.
+        let read = move || -> Result<_, DbError> {
+            let view = state.view()?;
+            let found = found.into_iter().zip(&keys);
+            found
+                .map(|(unwritten, key)| match unwritten {
+                    Some(value) => Ok(value),
+                    None => view.get(key),
+                })
+                .collect()
+        };
+        Runtime::spawn_blocking(read).await
     }
 
     /// The last applied log index, as it rises.
@@ -288,6 +327,7 @@ impl Shared {
                 let answers = memory.machine.apply_batch(batch);
                 decisions.0 =
                     answers.map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
+                journal::tell(entry.log_id, batch.commands(), &decisions.0);
             }
             Effect::Membership(membership) => memory.meta.last_membership = membership,
         }
@@ -383,7 +423,9 @@ impl Shared {
             state.replace(&received)?;
             Ok(load(&state)?.0)
         };
-        let machine = Runtime::spawn_blocking(replace).await?;
+        let mut machine = Runtime::spawn_blocking(replace).await?;
+        let understood = machine.understand(self.understands.load(Ordering::Relaxed));
+        understood.map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
         let revision = machine.revision();
         let _replaced = {
             let mut memory = self.memory_mut();

@@ -55,6 +55,7 @@ pub async fn send(
     let (fed, answered) = futures::future::join(feeding, answers).await;
     let sent = fed?;
     let took = Runtime::now() - started;
+    metrics::histogram!("troika_snapshot_seconds", "direction" => "sent").record(took);
     tracing::info!(
         member = peer.id,
         bytes = sent,
@@ -160,6 +161,7 @@ struct Receiving {
     vote: Vote,
     receiver: Option<SnapshotReceiver>,
     received: u64,
+    started: crate::runtime::Instant,
 }
 
 /// Takes a state in: answers every message of the stream.
@@ -200,6 +202,7 @@ impl Receiving {
             vote: codec::vote_from_wire(vote),
             receiver: Some(receiver.map_err(|error| error.to_string())?),
             received: 0,
+            started: Runtime::now(),
             core,
             head,
         })
@@ -266,6 +269,8 @@ impl Receiving {
             .install_full_snapshot(self.vote, snapshot)
             .await;
         let response = installed.map_err(|error| error.to_string())?;
+        let took = Runtime::now() - self.started;
+        metrics::histogram!("troika_snapshot_seconds", "direction" => "received").record(took);
         tracing::info!(
             from = self.head.from,
             bytes = self.received,

@@ -2,6 +2,10 @@
 //!
 //! Knows addresses and bytes. A connection is made when it is first needed, and again after it broke; a peer that does
 //! not answer HTTP/2 pings is given up quickly, so that a dead connection is never waited for.
+//!
+//! With TLS each side makes sure of the other: whoever answers for member N must have a certificate with the DNS name
+//! `member-N` (so addresses need not stand in certificates), and whoever speaks as member N must have come with the
+//! certificate of member N ([`CertifiedMember`]).
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -19,7 +23,7 @@ use troika_proto::member::v1::member_client::MemberClient;
 use troika_proto::member::v1::member_server::{Member, MemberServer};
 
 use super::door::Door;
-use super::network::{Envelope, Incoming, Lane, Network, NetworkError, Outgoing};
+use super::network::{Envelope, Incoming, Lane, MemberId, Network, NetworkError, Outgoing};
 use super::pending::lock;
 use crate::runtime::Runtime;
 
@@ -32,10 +36,14 @@ pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// Bytes in flight of one connection.
 pub const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
+/// The member that a connection's certificate names: goes along with every call that comes in over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertifiedMember(pub MemberId);
+
 /// The member network over gRPC.
 pub struct TonicNetwork {
     tls: Option<ClientTlsConfig>,
-    channels: Mutex<BTreeMap<(String, u8), Channel>>,
+    channels: Mutex<BTreeMap<(MemberId, String, u8), Channel>>,
 }
 
 impl TonicNetwork {
@@ -47,15 +55,20 @@ impl TonicNetwork {
         })
     }
 
-    fn client(&self, address: &str, lane: Lane) -> Result<MemberClient<Channel>, NetworkError> {
-        let key = (address.to_owned(), lane as u8);
+    fn client(
+        &self,
+        to: MemberId,
+        address: &str,
+        lane: Lane,
+    ) -> Result<MemberClient<Channel>, NetworkError> {
+        let key = (to, address.to_owned(), lane as u8);
         let mut channels = lock(&self.channels);
         let channel = match channels.get(&key) {
             Some(channel) => channel.clone(),
             None => {
                 let channel = self
-                    .connect(address)
-                    .map_err(|error| unreachable(address, error))?;
+                    .connect(to, address)
+                    .map_err(|error| unreachable(address, Status::from_error(error.into())))?;
                 channels.insert(key, channel.clone());
                 channel
             }
@@ -66,7 +79,7 @@ impl TonicNetwork {
     }
 
     /// A channel that connects when it is first used.
-    fn connect(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
+    fn connect(&self, to: MemberId, address: &str) -> Result<Channel, tonic::transport::Error> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
             .connect_timeout(CONNECT)
@@ -77,7 +90,7 @@ impl TonicNetwork {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         if let Some(tls) = &self.tls {
-            endpoint = endpoint.tls_config(tls.clone())?;
+            endpoint = endpoint.tls_config(tls.clone().domain_name(format!("member-{to}")))?;
         }
         Ok(endpoint.connect_lazy())
     }
@@ -94,12 +107,16 @@ impl Stream for Messages {
     }
 }
 
-fn unreachable(address: &str, reason: impl std::error::Error) -> NetworkError {
-    // The cause stands behind two general words.
-    let mut text = reason.to_string();
-    let mut source = reason.source();
+fn unreachable(address: &str, reason: impl Into<Status>) -> NetworkError {
+    // The cause stands behind some general words, which repeat themselves.
+    let status: Status = reason.into();
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(&status);
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
         source = error.source();
     }
     NetworkError::Unreachable {
@@ -116,7 +133,7 @@ impl Network for TonicNetwork {
         message: Envelope,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Envelope, NetworkError>> {
-        let client = self.client(address, lane);
+        let client = self.client(message.to, address, lane);
         let address = address.to_owned();
         async move {
             let mut client = client?;
@@ -131,11 +148,12 @@ impl Network for TonicNetwork {
 
     fn stream(
         &self,
+        to: MemberId,
         address: &str,
         lane: Lane,
         outgoing: Outgoing,
     ) -> BoxFuture<'static, Result<Incoming, NetworkError>> {
-        let client = self.client(address, lane);
+        let client = self.client(to, address, lane);
         let address = address.to_owned();
         async move {
             let opened = client?.stream(Messages(outgoing)).await;
@@ -162,10 +180,32 @@ pub fn service(door: Door) -> MemberServer<DoorService> {
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
+/// Refuses a message of another member than the certificate's. Without TLS there is nothing to compare with.
+fn speaks_for_itself(certified: Option<CertifiedMember>, message: &Envelope) -> Result<(), Status> {
+    match certified {
+        Some(CertifiedMember(id)) if id != message.from => {
+            let from = message.from;
+            tracing::warn!(
+                member = id,
+                from,
+                "message denied: it claims to be of another member"
+            );
+            metrics::counter!("troika_calls_denied_total").increment(1);
+            Err(Status::permission_denied(format!(
+                "the certificate is of member {id}, and the message says that it is from member {from}"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[tonic::async_trait]
 impl Member for DoorService {
     async fn call(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
-        Ok(Response::new(self.door.call(request.into_inner()).await))
+        let certified = request.extensions().get().copied();
+        let message = request.into_inner();
+        speaks_for_itself(certified, &message)?;
+        Ok(Response::new(self.door.call(message).await))
     }
 
     type StreamStream = BoxStream<'static, Result<Envelope, Status>>;
@@ -174,9 +214,15 @@ impl Member for DoorService {
         &self,
         request: Request<Streaming<Envelope>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        // A broken stream ends: what was sent on it and is not answered is the sender's to repeat.
+        let certified = request.extensions().get().copied();
+        // A broken stream ends: what was sent on it and is not answered is the sender's to repeat. The door sees to it that
+        // all messages of a stream are from one sender, and the first one tells which.
         let incoming = request
             .into_inner()
+            .map(move |message| {
+                let message = message?;
+                speaks_for_itself(certified, &message).map(|()| message)
+            })
             .take_while(|message| std::future::ready(message.is_ok()))
             .filter_map(|message| std::future::ready(message.ok()));
         let answers = self.door.stream(incoming.boxed());

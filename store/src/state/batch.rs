@@ -84,6 +84,7 @@ impl Batch {
         if wire.feature_level > MAX_FEATURE_LEVEL {
             return Err(Fault::FeatureLevel {
                 needed: wire.feature_level,
+                understood: MAX_FEATURE_LEVEL,
             });
         }
         let mut commands = Vec::with_capacity(wire.commands.len());

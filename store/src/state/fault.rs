@@ -1,17 +1,17 @@
 //! What stops a member.
 
-use super::limits::MAX_FEATURE_LEVEL;
-
 /// The machine cannot go on without differing from the other members: the member must stop. Never a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The entry is for newer members.
     #[error(
-        "the log needs feature level {needed}, this program understands {MAX_FEATURE_LEVEL}: upgrade this member"
+        "the log needs feature level {needed}, this member understands {understood}: upgrade it"
     )]
     FeatureLevel {
         /// The level that the entry names.
         needed: u32,
+        /// The highest that this member goes along with.
+        understood: u32,
     },
     /// A command of a kind that this program does not know.
     #[error(

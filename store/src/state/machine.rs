@@ -70,6 +70,8 @@ pub struct Machine {
     pub(super) next_round: RoundId,
     pub(super) pruned_below: RoundId,
     pub(super) feature_level: u32,
+    /// Highest level that may come into force here: what the program understands, or less. No part of the state.
+    understands: u32,
     pub(super) clock_ms: u64,
     /// Lowest number in `canonical`.
     pub(super) oldest_block: u64,
@@ -109,6 +111,7 @@ impl Machine {
             next_round: 1,
             pruned_below: 0,
             feature_level: 1,
+            understands: MAX_FEATURE_LEVEL,
             clock_ms: 0,
             oldest_block: 0,
             live: BTreeMap::new(),
@@ -125,14 +128,31 @@ impl Machine {
         }
     }
 
+    /// Says up to which feature level this member goes along.
+    ///
+    /// # Errors
+    /// [`Fault::FeatureLevel`]: a higher one is in force already.
+    pub fn understand(&mut self, level: u32) -> Result<(), Fault> {
+        self.understands = level;
+        if self.feature_level > level {
+            return Err(Fault::FeatureLevel {
+                needed: self.feature_level,
+                understood: level,
+            });
+        }
+        Ok(())
+    }
+
     /// Applies an entry: one answer a command, in order.
     ///
     /// # Errors
     /// [`Fault`]: this member must stop. Nothing of the batch was applied, unless a counter ran out on the way.
     pub fn apply_batch(&mut self, batch: &Batch) -> Result<Vec<Answer>, Fault> {
         if batch.feature_level() > MAX_FEATURE_LEVEL {
-            let needed = batch.feature_level();
-            return Err(Fault::FeatureLevel { needed });
+            return Err(Fault::FeatureLevel {
+                needed: batch.feature_level(),
+                understood: MAX_FEATURE_LEVEL,
+            });
         }
         if mutant::on(Mutant::ApplyReordered) {
             let backwards = batch.commands().iter().rev().map(|c| self.apply(c));
@@ -178,8 +198,11 @@ impl Machine {
     }
 
     fn set_feature_level(&mut self, level: u32) -> Result<Answer, Fault> {
-        if level > MAX_FEATURE_LEVEL {
-            return Err(Fault::FeatureLevel { needed: level });
+        if level > self.understands {
+            return Err(Fault::FeatureLevel {
+                needed: level,
+                understood: self.understands,
+            });
         }
         if level > self.feature_level {
             self.change();

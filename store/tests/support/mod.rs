@@ -1,6 +1,8 @@
 //! A cluster in one process: members over a network in memory and disks in memory, which a test cuts and heals.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub mod group;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +14,7 @@ use troika_proto::{
     AccountDiff, Address, ChainConfig, Delta, Diff, Genesis, GenesisAccount, LockRule, Receipt,
     Shard, ShardBody, Spec, U256,
 };
-use troika_store::clock::SystemClock;
+use troika_store::clock::{Clock, SystemClock};
 use troika_store::db::OpenError;
 use troika_store::db::crash::CrashDisk;
 use troika_store::raft::network::{Envelope, Incoming, Lane, Network, NetworkError, Outgoing};
@@ -134,6 +136,7 @@ impl Network for Wire {
 
     fn stream(
         &self,
+        _to: u64,
         address: &str,
         _lane: Lane,
         outgoing: Outgoing,
@@ -218,12 +221,21 @@ impl Cluster {
         config.members = self.named.clone();
         config.join = !self.named.contains_key(&id);
         config.heartbeat = Duration::from_millis(60);
-        config.election = Duration::from_millis(300);
+        config.election = Duration::from_millis(900);
         config.reserve_bytes = 0;
         config
     }
 
     pub async fn try_run(&mut self, config: MemberConfig) -> Result<Handle, StartError> {
+        self.try_run_with(config, Arc::new(SystemClock)).await
+    }
+
+    /// Starts a member that looks at this clock.
+    pub async fn try_run_with(
+        &mut self,
+        config: MemberConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Handle, StartError> {
         let id = config.id;
         let dead = CancellationToken::new();
         let wire = Wire {
@@ -233,7 +245,7 @@ impl Cluster {
         };
         let deps = Deps {
             files: Arc::new(self.disks.entry(id).or_default().clone()),
-            clock: Arc::new(SystemClock),
+            clock,
             network: Arc::new(wire),
             observer: None,
             config: config.clone(),
@@ -322,6 +334,22 @@ impl Cluster {
     }
 }
 
+/// A wall clock that says what it is told to.
+#[derive(Debug, Default)]
+pub struct JumpingClock(std::sync::atomic::AtomicU64);
+
+impl JumpingClock {
+    pub fn set(&self, now_ms: u64) {
+        self.0.store(now_ms, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Clock for JumpingClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
 /// Waits for something, and fails the test with its name after [`LONG`].
 pub async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Runtime::now() + LONG;
@@ -400,9 +428,14 @@ pub fn proposal(round: u64, shard: u32, payer: u32, nonce: u64, executor: &str) 
 }
 
 pub fn open_round() -> Command {
+    open_round_at(0)
+}
+
+/// An opening by somebody whose clock says this.
+pub fn open_round_at(clock_ms: u64) -> Command {
     Command::OpenRound(Arc::new(OpenRound {
         opener: "test".into(),
-        clock_ms: 0,
+        clock_ms,
         target: OpenTarget::Build {
             parent: None,
             reservations: Vec::new(),
@@ -432,7 +465,15 @@ pub async fn init(handle: &Handle) {
 }
 
 pub async fn open(handle: &Handle) -> u64 {
-    match propose(handle, open_round()).await.answer.decision {
+    open_at(handle, 0).await
+}
+
+pub async fn open_at(handle: &Handle, clock_ms: u64) -> u64 {
+    match propose(handle, open_round_at(clock_ms))
+        .await
+        .answer
+        .decision
+    {
         Decision::Opened { round, .. } => round,
         other => panic!("no round: {other:?}"),
     }

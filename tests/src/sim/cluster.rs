@@ -193,7 +193,7 @@ impl Cluster {
         config.members = (1..=self.founders).map(|id| (id, address(id))).collect();
         config.join = id > self.founders;
         config.heartbeat = plan.heartbeat;
-        config.election = plan.heartbeat * 5;
+        config.election = plan.heartbeat * 15;
         config.log_keep_bytes = plan.log_keep_bytes;
         config.queue_bytes = plan.queue_bytes;
         config.entries_in_flight = plan.entries_in_flight;

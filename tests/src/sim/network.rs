@@ -326,6 +326,7 @@ impl Network for SimNetwork {
 
     fn stream(
         &self,
+        _to: u64,
         address: &str,
         _lane: Lane,
         outgoing: Outgoing,

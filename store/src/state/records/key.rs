@@ -61,6 +61,28 @@ impl RecordKey {
         }
     }
 
+    /// What records of a kind, the first byte of their keys, are: for people.
+    pub fn kind_name(kind: u8) -> &'static str {
+        match kind {
+            0x01 => "counters",
+            0x02 => "chain",
+            0x03 => "executors",
+            0x04 => "barred blocks",
+            0x05 => "rounds",
+            0x06 => "locks taken ahead",
+            0x07 => "blocks by number",
+            0x08 => "state layers",
+            0x09 => "events",
+            0x10 => "codes",
+            0x11 => "accounts",
+            0x12 => "slots",
+            0x81 => "shards",
+            0x82 => "block headers",
+            0x83 => "transactions",
+            _ => "unknown",
+        }
+    }
+
     /// True if the record is read back by key, and not held in memory.
     pub fn is_cold(&self) -> bool {
         self.kind() >= FIRST_COLD_KIND

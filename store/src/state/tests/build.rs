@@ -559,7 +559,10 @@ fn revision_raises_and_feature_levels_rise_only() {
 #[test]
 fn what_this_program_does_not_know_is_a_fault() {
     let needed = MAX_FEATURE_LEVEL + 1;
-    let fault = Fault::FeatureLevel { needed };
+    let fault = Fault::FeatureLevel {
+        needed,
+        understood: MAX_FEATURE_LEVEL,
+    };
     let mut machine = started(1);
     let before = machine.state_hash();
     let newer = Command::SetFeatureLevel { level: needed };
