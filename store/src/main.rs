@@ -13,6 +13,8 @@ use troika_store::raft::config::ENTRIES_IN_FLIGHT;
 use troika_store::raft::types::LogId;
 use troika_store::raft::{MemberConfig, Stopped, inspect, restore};
 use troika_store::server::{self, log, tls::Tls};
+use troika_store::service::access::Role;
+use troika_store::state::RecordKey;
 
 /// A node allocates from many threads; glibc's allocator took a fifth of the time under load.
 #[global_allocator]
@@ -66,15 +68,18 @@ struct Serve {
     /// Allow plain text on addresses other than loopback.
     #[arg(long)]
     insecure: bool,
-    /// This member's certificate (PEM). With --key and --ca: mutual TLS for clients and members.
-    #[arg(long, requires_all = ["key", "ca"])]
+    /// The authority that signs the certificates of members and clients (PEM). With --cert and --key: TLS.
+    #[arg(long, env = "TROIKA_CACERT", value_name = "FILE", requires_all = ["cert", "key"])]
+    cacert: Option<PathBuf>,
+    /// This member's certificate (PEM): subject CN=member-ID, OU=member; names member-ID and those in --listen.
+    #[arg(long, env = "TROIKA_CERT", value_name = "FILE", requires_all = ["cacert", "key"])]
     cert: Option<PathBuf>,
-    /// The certificate's key (PEM).
-    #[arg(long, requires = "cert")]
+    /// The key of this member's certificate (PEM).
+    #[arg(long, env = "TROIKA_KEY", value_name = "FILE", requires_all = ["cacert", "cert"])]
     key: Option<PathBuf>,
-    /// The authority that signs the certificates of clients and members (PEM).
-    #[arg(long, requires = "cert")]
-    ca: Option<PathBuf>,
+    /// With TLS: let clients without a certificate in, with this role. Otherwise they are refused.
+    #[arg(long, value_name = "ROLE", requires = "cacert", value_parser = anonymous)]
+    anonymous: Option<Role>,
     /// How log lines look. TROIKA_LOG chooses levels.
     #[arg(long, value_enum, default_value = "text")]
     log: log::LogForm,
@@ -84,8 +89,8 @@ struct Serve {
     /// Pause between two heartbeats, milliseconds.
     #[arg(long, default_value_t = 200)]
     heartbeat_ms: u64,
-    /// Shortest silence of the leader after which an election begins, milliseconds; the longest is twice that.
-    #[arg(long, default_value_t = 1_000)]
+    /// Shortest silence of the leader after which an election begins, milliseconds; the longest is a third more.
+    #[arg(long, default_value_t = 1_500)]
     election_ms: u64,
     /// Free bytes on the disk below which writes are refused.
     #[arg(long, default_value_t = 256 << 20)]
@@ -146,6 +151,14 @@ fn member(text: &str) -> Result<(u64, String), String> {
     Ok((id, address.to_owned()))
 }
 
+/// A role for clients that show no certificate.
+fn anonymous(text: &str) -> Result<Role, String> {
+    match Role::from_name(text) {
+        Some(role) if role != Role::Member => Ok(role),
+        _ => Err("expected reader, executor or admin".into()),
+    }
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(arguments) => return serve(*arguments),
@@ -191,12 +204,14 @@ fn serve(arguments: Serve) -> ExitCode {
 }
 
 async fn run(arguments: Serve) -> Result<Stopped, String> {
-    let tls = match (&arguments.cert, &arguments.key, &arguments.ca) {
-        (Some(cert), Some(key), Some(ca)) => Tls::load(cert, key, ca).map_err(|e| e.to_string())?,
+    let tls = match (&arguments.cert, &arguments.key, &arguments.cacert) {
+        (Some(cert), Some(key), Some(cacert)) => {
+            Tls::load(cert, key, cacert, arguments.anonymous).map_err(|e| e.to_string())?
+        }
         _ => Tls::off(),
     };
     if let Some(address) = arguments.metrics {
-        log::serve_metrics(address)?;
+        server::prometheus::serve(address)?;
     }
     let clients = server::bind(&arguments.listen)
         .await
@@ -290,8 +305,10 @@ fn print_inspection(arguments: &Inspect) -> Result<(), String> {
     }
     for (kind, records) in &found.records {
         println!(
-            "  records {kind:#04x} {}, {} bytes",
-            records.count, records.bytes
+            "  {:<28} {}, {} bytes",
+            RecordKey::kind_name(*kind),
+            records.count,
+            records.bytes
         );
     }
     println!("state at index {}", found.index);

@@ -3,27 +3,21 @@
 //! Members keep their files in temporary folders on disk and talk over real connections, so what is tested is what is
 //! deployed, but for the process boundary.
 
-use crate::clock::SystemClock;
-use crate::db::DiskFiles;
-use crate::raft::tonic_network::{self, TonicNetwork};
-use crate::raft::{Deps, Handle, Member, MemberConfig};
+use crate::raft::{Handle, MemberConfig};
 use crate::runtime::Runtime;
-use crate::service;
+use crate::server::{self, Server, tls::Tls};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint};
 
 /// How long a cluster may take until it has a leader.
 const READY: Duration = Duration::from_secs(20);
 /// Timings of test members: quick, and still far above what a busy machine delays.
 const HEARTBEAT: Duration = Duration::from_millis(150);
-const ELECTION: Duration = Duration::from_millis(700);
+const ELECTION: Duration = Duration::from_millis(2_100);
 
 /// One member with its servers.
 pub struct TestMember {
@@ -31,7 +25,7 @@ pub struct TestMember {
     pub handle: Handle,
     /// Where clients reach it.
     pub client_addr: SocketAddr,
-    stops: Vec<oneshot::Sender<()>>,
+    server: Server,
 }
 
 /// Members of one cluster.
@@ -120,12 +114,8 @@ impl TestCluster {
 
     /// Stops all members in order, as an operator would.
     pub async fn stop(mut self) {
-        for member in &mut self.members {
-            member.handle.shutdown().await;
-            for stop in member.stops.drain(..) {
-                // A server that has ended already needs no telling.
-                stop.send(()).ok();
-            }
+        for member in self.members.drain(..) {
+            member.server.shutdown().await;
         }
     }
 }
@@ -143,33 +133,12 @@ async fn start_member(
     config.heartbeat = HEARTBEAT;
     config.election = ELECTION;
     config.reserve_bytes = 0;
-    let handle = Member::start(Deps {
-        config,
-        files: Arc::new(DiskFiles::create(data).expect("a data directory")),
-        clock: Arc::new(SystemClock),
-        network: TonicNetwork::new(None),
-        observer: None,
-    })
-    .await
-    .expect("the member starts");
-    let door = tonic_network::service(handle.door());
-    let doors = Server::builder().add_service(door);
-    let services = Server::builder().add_routes(service::routes(handle.clone()));
-    let stops = vec![serve(doors, peer), serve(services, client)];
+    let server = server::start(config, data, client, peer, Tls::off())
+        .await
+        .expect("the member starts");
     TestMember {
-        handle,
+        handle: server.handle.clone(),
         client_addr,
-        stops,
+        server,
     }
-}
-
-/// Serves in a task until told to stop.
-fn serve(router: tonic::transport::server::Router, listener: TcpListener) -> oneshot::Sender<()> {
-    let (stop, stopped) = oneshot::channel::<()>();
-    let incoming = TcpListenerStream::new(listener);
-    Runtime::spawn(router.serve_with_incoming_shutdown(incoming, async {
-        // A dropped sender means the same.
-        stopped.await.ok();
-    }));
-    stop
 }

@@ -499,3 +499,138 @@ async fn the_head_of_a_reply_never_names_an_older_state_than_the_reply_tells_of(
         assert!(member.await.unwrap() > 100);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_large_or_too_many_is_refused_at_once_with_the_limit() {
+    let chain = Chain::start().await;
+    let round = chain.open().await;
+    // A message above the limit of its service is not even read.
+    let mut large = submission(round, "a", &shard(0, 1, 1));
+    let junk = Bytes::from(vec![7; 17 * 1024 * 1024]);
+    large.body.as_mut().unwrap().transactions.push(junk);
+    let status = chain.rounds(0).submit(large.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("the limit is"), "{status}");
+    let mut stream = chain
+        .rounds(0)
+        .submit_stream(tokio_stream::iter([large]))
+        .await
+        .unwrap()
+        .into_inner();
+    let status = stream.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    // One above what a submission may have, which the service can name, names it.
+    let mut large = submission(round, "a", &shard(0, 1, 1));
+    let junk = Bytes::from(vec![7; 16 * 1024 * 1024]);
+    large.body.as_mut().unwrap().transactions = vec![junk];
+    let status = chain.rounds(0).submit(large).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let keys = vec![v1::StateKey::default(); 16_385];
+    let request = v1::ReadRequest {
+        keys,
+        ..Default::default()
+    };
+    let status = chain.state(0).read(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+
+    // Watches: as many as there may be, and one more. Those that end give their place back.
+    let request = v1::WatchRequest {
+        after: Some(v1::EventId::default()),
+        all_shards: true,
+        ..Default::default()
+    };
+    let most = troika_store::service::limits::WATCHERS;
+    let mut watches = Vec::with_capacity(most);
+    let one = chain.cluster.connect(0).await;
+    let other = chain.cluster.connect(0).await;
+    let mut clients = [RoundsClient::new(one), RoundsClient::new(other)];
+    for number in 0..most {
+        let watch = clients[number % 2].watch(request.clone()).await;
+        watches.push(watch.unwrap().into_inner());
+    }
+    let status = clients[0].watch(request.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("WATCHERS"), "{status}");
+    // None of them reads, and nobody is held up by that.
+    chain
+        .submit(1, submission(round, "a", &shard(0, 1, 1)))
+        .await;
+    assert_eq!(chain.seal(round).await.refusal, None);
+    drop(watches);
+    let deadline = Runtime::now() + Duration::from_secs(20);
+    while let Err(status) = clients[0].watch(request.clone()).await {
+        assert!(Runtime::now() < deadline, "{status}");
+        Runtime::sleep(Duration::from_millis(50)).await;
+    }
+    chain.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_ends_with_its_deadline_where_nothing_can_be_decided() {
+    let chain = Chain::start().await;
+    let round = chain.open().await;
+    let leader = chain.cluster.leader();
+    let mut rest: Vec<_> = chain.cluster.members.iter().collect();
+    rest.remove(leader);
+    for member in rest {
+        member.handle.shutdown().await;
+    }
+    // Without a majority nothing is decided: calls wait for as long as their callers do, and no longer.
+    let call = |index: u32, name: String| {
+        let mut rounds = chain.rounds(leader);
+        async move {
+            let proposal = shard(index, index.into(), 1);
+            let mut request = Request::new(submission(round, &name, &proposal));
+            request.set_timeout(Duration::from_millis(1_500));
+            rounds.submit(request).await.unwrap_err().code()
+        }
+    };
+    let first = (0..SHARDS).map(|index| call(index, "a".to_owned()));
+    for code in futures::future::join_all(first).await {
+        let late = [Code::DeadlineExceeded, Code::Unavailable, Code::Cancelled];
+        assert!(late.contains(&code), "{code:?}");
+    }
+    chain.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generic_clients_find_the_services_by_reflection() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+    let cluster = TestCluster::start(1).await;
+    let mut client = ServerReflectionClient::new(cluster.connect(0).await);
+    let ask = |message| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(message),
+    };
+    let symbol = "troika.v1.Rounds.Submit".to_owned();
+    let asked = [
+        ask(MessageRequest::ListServices(String::new())),
+        ask(MessageRequest::FileContainingSymbol(symbol)),
+    ];
+    let answers = client
+        .server_reflection_info(tokio_stream::iter(asked))
+        .await
+        .unwrap()
+        .into_inner();
+    let answers: Vec<ServerReflectionResponse> =
+        futures::TryStreamExt::try_collect(answers).await.unwrap();
+    match &answers[0].message_response {
+        Some(MessageResponse::ListServicesResponse(list)) => {
+            let names: Vec<_> = list.service.iter().map(|s| &*s.name).collect();
+            for name in ["troika.v1.Rounds", "troika.v1.State", "troika.v1.Cluster"] {
+                assert!(names.contains(&name), "{names:?}");
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+    match &answers[1].message_response {
+        Some(MessageResponse::FileDescriptorResponse(files)) => {
+            assert!(!files.file_descriptor_proto.is_empty());
+        }
+        other => panic!("{other:?}"),
+    }
+    cluster.stop().await;
+}

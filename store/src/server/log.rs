@@ -1,9 +1,7 @@
-//! What the process tells its operator: log lines on standard error, and numbers for Prometheus.
+//! What the process tells its operator line by line, on standard error.
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 
-use metrics_exporter_prometheus::PrometheusBuilder;
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
@@ -17,7 +15,9 @@ pub enum LogForm {
 
 /// Starts logging. The environment variable `TROIKA_LOG` chooses levels, as in `info,troika_store=debug`.
 pub fn start(form: LogForm) {
-    let usual = "info,openraft=error";
+    // What these two call errors is the end of a member that was asked to end; why one ends otherwise, it says itself.
+    let usual =
+        "info,openraft=error,openraft::raft::raft_inner=off,openraft::raft::stream_append=off";
     let filter = EnvFilter::try_from_env("TROIKA_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -27,15 +27,4 @@ pub fn start(form: LogForm) {
         LogForm::Text => lines.init(),
         LogForm::Json => lines.json().init(),
     }
-}
-
-/// Serves `/metrics`.
-///
-/// # Errors
-/// A text that names the address.
-pub fn serve_metrics(address: SocketAddr) -> Result<(), String> {
-    let installed = PrometheusBuilder::new()
-        .with_http_listener(address)
-        .install();
-    installed.map_err(|error| format!("cannot serve metrics on {address}: {error}"))
 }

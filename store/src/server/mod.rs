@@ -4,7 +4,11 @@
 //! [`Server`]. Nothing here ends the process: [`Server::stopped`] tells when and why the member has ended, and `main`
 //! makes an exit code of it.
 
+pub mod certificate;
+mod connections;
+pub mod edge;
 pub mod log;
+pub mod prometheus;
 pub mod tls;
 
 use std::net::SocketAddr;
@@ -13,7 +17,6 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tonic::transport::server::TcpIncoming;
 
 use crate::clock::SystemClock;
 use crate::db::DiskFiles;
@@ -22,10 +25,19 @@ use crate::raft::tonic_network::{
 };
 use crate::raft::{Deps, Handle, Member, MemberConfig, StartError, Stopped};
 use crate::runtime::Runtime;
+use edge::{Admission, Edge};
+use std::time::Duration;
 use tls::Tls;
 
 /// Most calls and streams of one connection at a time.
 const STREAMS_PER_CONNECTION: u32 = 4_096;
+/// Most connections of a listener. One more is closed as soon as it is made.
+const CONNECTIONS: usize = 4_096;
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Silence of a connection after which it is asked for a sign of life, and how long that may take: a client that is gone
+/// without a word must not keep its watch for ever.
+const PING: Duration = Duration::from_secs(20);
 
 /// Why a member could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +66,7 @@ pub enum ServeError {
     Tls(String),
     /// Plain text beyond this machine was not asked for.
     #[error(
-        "{0} is not a loopback address: give --cert, --key and --ca for TLS, or --insecure for plain text"
+        "{0} is not a loopback address: give --cacert, --cert and --key for TLS, or --insecure for plain text"
     )]
     PlainText(SocketAddr),
 }
@@ -104,6 +116,7 @@ pub async fn start(
     peers: TcpListener,
     tls: Tls,
 ) -> Result<Server, ServeError> {
+    tls.check_member(config.id)?;
     let path = data.to_owned();
     let files = Runtime::spawn_blocking(move || DiskFiles::create(&path)).await;
     let files = files.map_err(|error| ServeError::Directory {
@@ -128,14 +141,16 @@ pub async fn start(
     let mut door = tonic::service::Routes::builder();
     door.add_service(tonic_network::service(handle.door()));
     let listeners = vec![
-        listen(handle.clone(), peers, door.routes(), &tls)?,
+        listen(handle.clone(), peers, door.routes(), &tls, tls.members())?,
         listen(
             handle.clone(),
             clients,
             crate::service::routes(handle.clone()),
             &tls,
+            tls.clients(),
         )?,
     ];
+    Runtime::spawn(prometheus::keep(handle.clone()));
     tracing::info!(id = handle.id(), clients = %client_addr, members = %peer_addr, "serving");
     Ok(Server {
         handle,
@@ -151,17 +166,21 @@ fn listen(
     listener: TcpListener,
     routes: tonic::service::Routes,
     tls: &Tls,
+    admission: Admission,
 ) -> Result<JoinHandle<()>, ServeError> {
     let mut server = tonic::transport::Server::builder()
+        .layer(Edge(admission))
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
-    if let Some(tls) = tls.server() {
+    if let Some(tls) = tls.server(admission) {
         server = server
             .tls_config(tls)
             .map_err(|error| ServeError::Tls(error.to_string()))?;
     }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = connections::accepted(listener, CONNECTIONS);
     Ok(Runtime::spawn(async move {
         let ended = handle.clone();
         let serving = server.add_routes(routes).serve_with_incoming(incoming);

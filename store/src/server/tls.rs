@@ -2,9 +2,15 @@
 
 use std::path::Path;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
 use super::ServeError;
+use super::certificate::Subject;
+use super::edge::Admission;
+use crate::raft::network::MemberId;
+use crate::service::access::Role;
 
 /// A member's certificate and whom it trusts; or plain text.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +20,8 @@ pub struct Tls(Option<Material>);
 struct Material {
     identity: Identity,
     authority: Certificate,
+    subject: Subject,
+    without: Option<Role>,
 }
 
 impl Tls {
@@ -22,20 +30,31 @@ impl Tls {
         Self(None)
     }
 
-    /// Mutual TLS: the certificate is shown to clients and members, and theirs must be signed by the authority. Blocks
-    /// while it reads the files.
+    /// TLS: the certificate is shown to clients and members, and theirs must be signed by the authority. Clients without a
+    /// certificate are let in with the role `without`, and not at all where that is None. Blocks while it reads the files.
     ///
     /// # Errors
     /// [`ServeError::Tls`] naming the file.
-    pub fn load(cert: &Path, key: &Path, authority: &Path) -> Result<Self, ServeError> {
+    pub fn load(
+        cert: &Path,
+        key: &Path,
+        authority: &Path,
+        without: Option<Role>,
+    ) -> Result<Self, ServeError> {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|error| {
                 ServeError::Tls(format!("cannot read {}: {error}", path.display()))
             })
         };
+        let pem = read(cert)?;
+        let der = CertificateDer::from_pem_slice(&pem).map_err(|error| {
+            ServeError::Tls(format!("{} is no certificate: {error}", cert.display()))
+        })?;
         Ok(Self(Some(Material {
-            identity: Identity::from_pem(read(cert)?, read(key)?),
+            subject: Subject::of(&der).unwrap_or_default(),
+            identity: Identity::from_pem(pem, read(key)?),
             authority: Certificate::from_pem(read(authority)?),
+            without,
         })))
     }
 
@@ -44,10 +63,48 @@ impl Tls {
         self.0.is_some()
     }
 
-    pub(super) fn server(&self) -> Option<ServerTlsConfig> {
+    /// Refuses a certificate that no other member would take for this one's.
+    ///
+    /// # Errors
+    /// [`ServeError::Tls`], saying what the certificate must name.
+    pub fn check_member(&self, id: MemberId) -> Result<(), ServeError> {
+        let Some(material) = &self.0 else {
+            return Ok(());
+        };
+        if material.subject.member() == Some(id) {
+            return Ok(());
+        }
+        Err(ServeError::Tls(format!(
+            "--cert is of {:?} with the roles: {}; member {id} needs one with the subject CN=member-{id}, OU=member, and \
+             the DNS name member-{id} among its names (`troikactl certs` makes such)",
+            material.subject.name,
+            material.subject.roles_text()
+        )))
+    }
+
+    /// Who may come in where clients call.
+    pub fn clients(&self) -> Admission {
+        let material = self.0.as_ref();
+        material.map_or(Admission::Everybody, |m| Admission::Clients(m.without))
+    }
+
+    /// Who may come in where members call.
+    pub fn members(&self) -> Admission {
+        match self.is_on() {
+            true => Admission::Members,
+            false => Admission::Everybody,
+        }
+    }
+
+    pub(super) fn server(&self, admission: Admission) -> Option<ServerTlsConfig> {
         let material = self.0.as_ref()?;
-        let config = ServerTlsConfig::new().identity(material.identity.clone());
-        Some(config.client_ca_root(material.authority.clone()))
+        let optional = matches!(admission, Admission::Clients(Some(_)));
+        let config = ServerTlsConfig::new()
+            .identity(material.identity.clone())
+            .client_ca_root(material.authority.clone())
+            .client_auth_optional(optional)
+            .timeout(super::HANDSHAKE);
+        Some(config)
     }
 
     pub(super) fn client(&self) -> Option<ClientTlsConfig> {

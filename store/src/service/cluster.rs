@@ -6,7 +6,6 @@ use super::parse;
 use super::status::Fault;
 use crate::raft::error::AdminError;
 use crate::raft::status::MemberInfo;
-use crate::state::limits::MAX_FEATURE_LEVEL;
 use crate::state::{Command, Decision, Machine};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -90,7 +89,7 @@ fn divergence(machine: &Machine) -> Vec<String> {
 }
 
 /// Bytes of memory that this process has in use; 0 where the system does not say.
-fn resident_bytes() -> u64 {
+pub fn resident_bytes() -> u64 {
     const PAGE: u64 = 4096;
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm
@@ -165,7 +164,7 @@ impl Cluster for ClusterService {
             state_bytes: status.state_bytes,
             free_bytes: status.free_bytes,
             feature_level,
-            max_feature_level: MAX_FEATURE_LEVEL,
+            max_feature_level: handle.config().max_feature_level,
             open_rounds,
             resident_bytes: resident_bytes(),
             dirty_bytes: status.dirty_bytes,
@@ -255,14 +254,16 @@ impl Cluster for ClusterService {
     ) -> Result<Response<Self::BackupStream>, Status> {
         let (metadata, _, request) = request.into_parts();
         self.context.admit(&metadata, request.meta.as_ref()).await?;
+        let share = self.context.room().backups.take(1)?;
         let snapshot = self.context.handle().backup().await;
         let snapshot =
             snapshot.map_err(|e| Fault::Damaged(format!("no copy can be made here: {e}")))?;
         // Frames are read as the caller takes them: one is in memory at a time.
-        let frames = futures::stream::try_unfold(snapshot, |mut snapshot| async move {
+        let state = (snapshot, share);
+        let frames = futures::stream::try_unfold(state, |(mut snapshot, share)| async move {
             let frame = snapshot.next_frame().await;
             let frame = frame.map_err(|e| Fault::Damaged(format!("the copy broke off: {e}")))?;
-            Ok(frame.map(|data| (v1::BackupChunk { data }, snapshot)))
+            Ok(frame.map(|data| (v1::BackupChunk { data }, (snapshot, share))))
         });
         Ok(Response::new(frames.boxed()))
     }

@@ -1,7 +1,7 @@
 //! gRPC health. The empty name says "the process is up"; [`READY_SERVICE`] says "has a leader and is caught up".
 
+use super::context::Context;
 use super::limits::HEALTH_PAUSE;
-use crate::raft::Handle;
 use crate::runtime::Runtime;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -9,10 +9,13 @@ use tonic_health::server::HealthReporter;
 /// The name under which readiness is told.
 pub const READY_SERVICE: &str = "troika.v1.Rounds";
 
-/// Keeps the health of a member told until it has ended.
-pub fn report_health(handle: Handle, reporter: HealthReporter) {
+/// Keeps the health of a member told until it has ended, and shows what its services hold.
+pub(super) fn report_health(context: Context, reporter: HealthReporter) {
     Runtime::spawn(async move {
+        let handle = context.handle();
         loop {
+            context.room().watchers.show("troika_watchers");
+            context.room().submissions.show("troika_submit_bytes");
             let ready = if handle.status().caught_up {
                 ServingStatus::Serving
             } else {

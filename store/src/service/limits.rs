@@ -1,19 +1,35 @@
 //! Every bound of the services, with its unit.
 
 use std::time::Duration;
+use troika_proto::limits::MAX_SHARD_MESSAGE_BYTES;
 
 /// How long a call waits where the caller names no deadline (`grpc-timeout`).
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest deadline that a call may name; a longer one is cut to this.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(120);
-/// Part of a call's time that is kept for sending the answer: 1 / this.
-pub const ANSWER_SHARE: u32 = 50;
+/// Part of a call's time that is kept for sending the answer: 1 / this, and no more than [`ANSWER_TIME`]. Without it the
+/// caller gives up at the same moment, and never hears why.
+pub const ANSWER_SHARE: u32 = 10;
+/// See [`ANSWER_SHARE`].
+pub const ANSWER_TIME: Duration = Duration::from_millis(250);
 /// Bytes of one stream's submissions that are under way; the stream is not read further until some are answered.
 pub const STREAM_WINDOW_BYTES: usize = 32 * 1024 * 1024;
 /// Submissions of one stream that are under way.
 pub const STREAM_WINDOW: usize = 4_096;
-/// Answers of a stream that wait to be sent.
-pub const STREAM_ANSWERS: usize = 256;
+/// Bytes of submissions of all clients that one member checks, or has waiting for their decision.
+pub const SUBMIT_BYTES: usize = 128 * 1024 * 1024;
+/// Streams of submissions on one member.
+pub const SUBMIT_STREAMS: usize = 1_024;
+/// Watches on one member.
+pub const WATCHERS: usize = 4_096;
+/// Backups that one member sends at a time: each holds on to the pages of its checkpoint.
+pub const BACKUPS: usize = 4;
+/// Most bytes of a request to `Rounds`: a submission, and some more for the names around it.
+pub const ROUNDS_REQUEST_BYTES: usize = MAX_SHARD_MESSAGE_BYTES + 64 * 1024;
+/// Most bytes of a request to `State`: as many keys and codes as may be asked for.
+pub const STATE_REQUEST_BYTES: usize = 2 * 1024 * 1024;
+/// Records that are read from disk in one go; a block's shards are read so many at a time.
+pub const RECORDS_PER_READ: usize = 64;
 /// Bytes of events that a watcher takes from the state in one go, filtered ones included; a single larger event goes
 /// alone. Small, because applying waits meanwhile.
 pub const WATCH_BYTES: usize = 64 * 1024;

@@ -8,18 +8,22 @@
 //! What a handler must never do: hold the machine's lock across an await or for longer than one answer takes, answer
 //! "not decided" or "conflict" from this member's own state, or wait without the call's deadline.
 
+pub mod access;
 mod cluster;
 mod context;
 mod health;
 pub mod limits;
 pub mod parse;
+mod room;
 mod rounds;
 mod state;
 pub mod status;
 mod submit;
 mod watch;
 
-pub use health::{READY_SERVICE, report_health};
+pub use cluster::resident_bytes;
+pub use health::READY_SERVICE;
+use health::report_health;
 
 use crate::raft::Handle;
 use context::Context;
@@ -53,21 +57,21 @@ pub fn cluster(handle: Handle) -> impl cluster_server::Cluster {
 
 /// Everything that a member offers to clients: `Rounds`, `State`, `Cluster`, health and reflection.
 ///
-/// Health follows the member for as long as the returned routes are served; see [`report_health`].
+/// Health follows the member until it has ended.
 pub fn routes(handle: Handle) -> Routes {
-    let context = Context::new(handle.clone());
+    let context = Context::new(handle);
     let (reporter, health) = tonic_health::server::health_reporter();
-    report_health(handle, reporter);
+    report_health(context.clone(), reporter);
     let mut routes = Routes::builder();
     routes
         .add_service(
             RoundsServer::new(rounds::RoundsService::new(context.clone()))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_decoding_message_size(limits::ROUNDS_REQUEST_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(
             StateServer::new(state::StateService::new(context.clone()))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_decoding_message_size(limits::STATE_REQUEST_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(

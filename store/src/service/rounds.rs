@@ -174,10 +174,8 @@ impl Rounds for RoundsService {
         request: Request<Streaming<v1::SubmitRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         let incoming = request.into_inner();
-        Ok(Response::new(submit::stream(
-            self.context.clone(),
-            incoming,
-        )))
+        let answers = submit::stream(self.context.clone(), incoming)?;
+        Ok(Response::new(answers))
     }
 
     async fn acquire_locks(
@@ -198,7 +196,12 @@ impl Rounds for RoundsService {
         self.context
             .linearize(request.linearizable, deadline)
             .await?;
-        let (meta, round) = self.context.look(|m| find(m, request.round, true));
+        let (mut meta, mut round) = self.context.look(|m| find(m, request.round, true));
+        if let Err(Fault::NotFound(_)) = round {
+            // This member may lag behind the one that told the caller of the round: only the quorum knows.
+            self.context.linearize(true, deadline).await?;
+            (meta, round) = self.context.look(|m| find(m, request.round, true));
+        }
         Ok(Response::new(v1::GetRoundResponse {
             meta,
             round: Some(round?),

@@ -1,16 +1,18 @@
 //! The service `State`: blocks, shards and the chain's state.
 //!
-//! Small values are in memory; bodies and headers are cold records, read one by one without the machine's lock.
+//! Small values are in memory; bodies and headers are cold records, read a few at a time without the machine's lock.
 
 use super::context::Context;
-use super::limits::READ_KEYS_PER_LOOK;
+use super::limits::{READ_KEYS_PER_LOOK, RECORDS_PER_READ};
 use super::rounds::{missing, no_round};
 use super::status::Fault;
+use crate::db::DbError;
 use crate::runtime::{Instant, Runtime};
 use crate::state::{Machine, RecordKey, RefusalCode, RoundId, Winner, records};
 use bytes::Bytes;
+use prost::Message;
 use tonic::{Request, Response, Status};
-use troika_proto::limits::{MAX_READ_CODES, MAX_READ_KEYS};
+use troika_proto::limits::{MAX_MESSAGE_BYTES, MAX_READ_CODES, MAX_READ_KEYS};
 use troika_proto::record::v1 as record;
 use troika_proto::v1::state_server::State;
 use troika_proto::wire::{at_most, hash, hash_bytes, number, number_bytes};
@@ -35,7 +37,7 @@ impl StateService {
 
     async fn cold(&self, key: RecordKey) -> Result<Option<Bytes>, Fault> {
         let found = self.context.handle().cold(key).await;
-        found.map_err(|e| Fault::Damaged(format!("this member cannot read a record: {e}")))
+        found.map_err(unreadable)
     }
 
     /// A sealed block by its hash; asks the quorum where this member does not know it.
@@ -93,14 +95,47 @@ impl StateService {
         self.block_by_hash(hash, deadline).await
     }
 
-    /// An accepted shard as it was submitted. A shard that was filled at the seal is the empty one.
+    /// An accepted shard as it was submitted.
     async fn accepted(
         &self,
         round: RoundId,
         shard: u32,
         winner: &Winner,
     ) -> Result<(v1::ShardHeader, v1::ShardBody), Fault> {
-        let Some(bytes) = self.cold(RecordKey::Shard { round, shard }).await? else {
+        let record = self.cold(RecordKey::Shard { round, shard }).await?;
+        self.open(round, shard, winner, record)
+    }
+
+    /// The accepted shards of a round from `first` on, as `winners` says who made them; a few at a time, so that no more
+    /// of a block is in memory than is looked at.
+    async fn some_accepted(
+        &self,
+        round: RoundId,
+        first: u32,
+        winners: &[Winner],
+    ) -> Result<Vec<(v1::ShardHeader, v1::ShardBody)>, Fault> {
+        let indices = (first..).take(winners.len());
+        let keys: Vec<_> = indices
+            .clone()
+            .map(|shard| RecordKey::Shard { round, shard })
+            .collect();
+        let records = self.context.handle().cold_all(&keys).await;
+        let records = records.map_err(unreadable)?;
+        let found = indices.zip(winners).zip(records);
+        found
+            .map(|((shard, winner), record)| self.open(round, shard, winner, record))
+            .collect()
+    }
+
+    /// A shard's record, opened. A shard that was filled at the seal is the empty one.
+    fn open(
+        &self,
+        round: RoundId,
+        shard: u32,
+        winner: &Winner,
+        record: Option<Bytes>,
+    ) -> Result<(v1::ShardHeader, v1::ShardBody), Fault> {
+        let Some(bytes) = record else {
             let empty = Shard::empty(shard);
             if winner.shard_hash == empty.hash {
                 return Ok(((&empty.header).into(), (&empty.body).into()));
@@ -144,10 +179,19 @@ impl StateService {
             0 => Vec::new(),
             round => self.winners(round)?,
         };
-        for (shard, winner) in winners.iter().enumerate() {
-            let (header, body) = self.accepted(sealed.round, shard as u32, winner).await?;
-            fees = fees.saturating_add(number("fees", &header.fees).map_err(bad_record)?);
-            bodies.extend(body.diff);
+        let mut bytes = 0;
+        for (part, winners) in winners.chunks(RECORDS_PER_READ).enumerate() {
+            let first = (part * RECORDS_PER_READ) as u32;
+            for (header, body) in self.some_accepted(sealed.round, first, winners).await? {
+                fees = fees.saturating_add(number("fees", &header.fees).map_err(bad_record)?);
+                bytes += body.diff.as_ref().map_or(0, Message::encoded_len);
+                bodies.extend(body.diff);
+            }
+            if bytes > MAX_MESSAGE_BYTES {
+                return Err(Fault::TooLarge(format!(
+                    "the diff of block {block} is above MAX_MESSAGE_BYTES ({MAX_MESSAGE_BYTES} bytes): read it shard by shard"
+                )));
+            }
         }
         let merge = move || -> Result<Diff, Fault> {
             let mut merged = Diff::default();
@@ -236,6 +280,10 @@ impl StateService {
         }
         Ok(places)
     }
+}
+
+fn unreadable(error: DbError) -> Fault {
+    Fault::Damaged(format!("this member cannot read a record: {error}"))
 }
 
 fn damaged(error: records::Corrupt) -> Fault {
@@ -367,14 +415,15 @@ impl State for StateService {
                 winners => winners?,
             },
         };
-        for (index, winner) in winners.iter().enumerate() {
-            let index = index as u32;
-            let (header, _) = self.accepted(sealed.round, index, winner).await?;
-            shards.push(v1::BlockShard {
+        for (part, winners) in winners.chunks(RECORDS_PER_READ).enumerate() {
+            let first = (part * RECORDS_PER_READ) as u32;
+            let accepted = self.some_accepted(sealed.round, first, winners).await?;
+            let found = (first..).zip(winners).zip(accepted);
+            shards.extend(found.map(|((index, winner), (header, _))| v1::BlockShard {
                 index,
                 winner: Some(winner.into()),
                 header: Some(header),
-            });
+            }));
         }
         Ok(Response::new(v1::BlockResponse {
             meta: self.context.meta(),

@@ -52,6 +52,19 @@ pub enum Fault {
     /// The request does not fit what is there.
     #[error("{0}")]
     Precondition(String),
+    /// The answer would be above a limit.
+    #[error("{0}")]
+    TooLarge(String),
+    /// A bound of this member's services is reached.
+    #[error("{limit} is reached ({value} {unit}): try again later, or ask another member")]
+    Exhausted {
+        /// The limit's name, as in `service::limits`.
+        limit: &'static str,
+        /// The limit.
+        value: usize,
+        /// What it counts.
+        unit: &'static str,
+    },
     /// Bytes on this member's disk are not what was written.
     #[error("{0}")]
     Damaged(String),
@@ -71,6 +84,7 @@ impl Fault {
             Self::Behind { .. } => Code::DeadlineExceeded,
             Self::NotFound(_) => Code::NotFound,
             Self::Pruned(_) => Code::OutOfRange,
+            Self::TooLarge(_) | Self::Exhausted { .. } => Code::ResourceExhausted,
             Self::Damaged(_) => Code::DataLoss,
         }
     }
@@ -93,6 +107,14 @@ impl From<Fault> for Status {
     fn from(fault: Fault) -> Self {
         Self::new(fault.code(), fault.to_string())
     }
+}
+
+/// The refusal of a message that is above its service's limit, if this is tonic's word for that: its code means "pruned"
+/// here.
+pub fn over_limit(status: &Status) -> Option<Status> {
+    let sizes = status.message().split_once("message length too large: ")?.1;
+    let message = format!("the message is above the limit of its service: {sizes}");
+    (status.code() == Code::OutOfRange).then(|| Status::resource_exhausted(message))
 }
 
 #[cfg(test)]
@@ -131,5 +153,19 @@ mod tests {
         for (fault, code) in cases {
             assert_eq!(Status::from(fault.clone()).code(), code, "{fault}");
         }
+    }
+
+    #[test]
+    fn only_the_word_for_a_large_message_is_put_into_ours() {
+        let large = Status::out_of_range(
+            "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
+        );
+        let ours = over_limit(&large).unwrap();
+        assert_eq!(ours.code(), Code::ResourceExhausted);
+        assert!(ours.message().contains("found 9 bytes"), "{ours}");
+        assert_eq!(
+            over_limit(&Status::out_of_range("after: it is pruned")).map(|s| s.code()),
+            None
+        );
     }
 }

@@ -7,7 +7,8 @@
 
 use super::context::{Context, unexpected};
 use super::limits::{DEFAULT_DEADLINE, STREAM_WINDOW, STREAM_WINDOW_BYTES};
-use super::status::Fault;
+use super::room::Share;
+use super::status::{Fault, over_limit};
 use crate::mutant::{self, Mutant};
 use crate::raft::Proposed;
 use crate::runtime::{Instant, Runtime};
@@ -41,8 +42,28 @@ fn known(machine: &Machine, round: u64, shard: u32) -> Known {
     }
 }
 
-/// Answers one submission.
+/// Answers one submission, and counts how it went.
 pub(super) async fn submit(
+    context: &Context,
+    request: v1::SubmitRequest,
+    deadline: Instant,
+) -> Result<v1::SubmitResponse, Fault> {
+    let answered = answer_one(context, request, deadline).await;
+    let outcome = match &answered {
+        Ok(response) => match &response.outcome {
+            Some(Outcome::Winner(_)) if response.won => "won",
+            Some(Outcome::Winner(_)) => "lost",
+            Some(Outcome::Conflict(_)) => "conflict",
+            Some(Outcome::Noted(_)) => "noted",
+            Some(Outcome::Refusal(_)) | None => "refused",
+        },
+        Err(_) => "failed",
+    };
+    metrics::counter!("troika_submissions_total", "outcome" => outcome).increment(1);
+    answered
+}
+
+async fn answer_one(
     context: &Context,
     request: v1::SubmitRequest,
     deadline: Instant,
@@ -66,6 +87,7 @@ pub(super) async fn submit(
         }
         Known::Open => {}
     }
+    let _share = context.room().submissions.take(submission.bytes())?;
     let proposed = context.submit(submission, deadline).await?;
     if !fits(&proposed) {
         return Err(unexpected(&proposed));
@@ -136,6 +158,7 @@ struct SubmitStream {
     pending: FuturesUnordered<Pending>,
     bytes: usize,
     open: bool,
+    _share: Share,
 }
 
 /// Answers a stream of submissions, in the order in which they are decided.
@@ -144,18 +167,19 @@ struct SubmitStream {
 pub(super) fn stream(
     context: Context,
     incoming: Streaming<v1::SubmitRequest>,
-) -> BoxStream<'static, Result<v1::SubmitStreamResponse, Status>> {
+) -> Result<BoxStream<'static, Result<v1::SubmitStreamResponse, Status>>, Fault> {
     let state = SubmitStream {
+        _share: context.room().streams.take(1)?,
         context,
         incoming,
         pending: FuturesUnordered::new(),
         bytes: 0,
         open: true,
     };
-    futures::stream::unfold(state, |mut state| async move {
+    let answers = futures::stream::unfold(state, |mut state| async move {
         state.next().await.map(|answer| (answer, state))
-    })
-    .boxed()
+    });
+    Ok(answers.boxed())
 }
 
 impl SubmitStream {
@@ -178,7 +202,7 @@ impl SubmitStream {
                     Err(status) => {
                         self.open = false;
                         self.pending.clear();
-                        return Some(Err(status));
+                        return Some(Err(over_limit(&status).unwrap_or(status)));
                     }
                 },
             }

@@ -6,6 +6,7 @@
 
 use super::context::Context;
 use super::limits::{WATCH_BYTES, WATCH_SILENCE};
+use super::room::Share;
 use super::status::Fault;
 use crate::mutant::{self, Mutant};
 use crate::runtime::Runtime;
@@ -62,6 +63,7 @@ struct Watcher {
     /// Nothing was said yet: the first message tells the watcher where it stands.
     fresh: bool,
     ended: bool,
+    _share: Share,
 }
 
 /// Follows the history.
@@ -77,6 +79,7 @@ pub(super) fn watch(
         None => context.read(Machine::newest_event),
     };
     let watcher = Watcher {
+        _share: context.room().watchers.take(1)?,
         context,
         filter,
         after,
@@ -135,6 +138,9 @@ impl Watcher {
     }
 
     fn message(&self, events: Vec<v1::Event>) -> v1::WatchResponse {
+        let newest = *self.revisions.borrow();
+        let lag = newest.saturating_sub(self.after.revision);
+        metrics::histogram!("troika_watch_lag_revisions").record(lag as f64);
         v1::WatchResponse {
             meta: self.context.meta(),
             events,
