@@ -2,8 +2,8 @@
 
 use super::parse::{
     BalanceChange, BlockRef, CodeChange, NonceChange, Reserve, ShardRange, SlotWrite, balance,
-    block_ref, code_change, duration, event_id, hash, hex_bytes, key, nonce_change, reserve,
-    shard_range, slot_write,
+    block_ref, cluster_id, code_change, duration, event_id, hash, hex_bytes, key, nonce_change,
+    reserve, shard_range, slot_write,
 };
 use alloy_primitives::{Address, B256, Bytes, U256};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -33,7 +33,7 @@ pub(super) struct Global {
         global = true,
         env = "TROIKA_ENDPOINTS",
         value_delimiter = ',',
-        default_value = "http://127.0.0.1:7001",
+        default_value = "127.0.0.1:7001",
         value_name = "URLS"
     )]
     pub(super) endpoints: Vec<String>,
@@ -65,7 +65,7 @@ pub(super) struct Global {
     )]
     pub(super) key: Option<PathBuf>,
     /// Refuse to talk to any cluster but this one (16 bytes in hex)
-    #[arg(long, global = true, env = "TROIKA_CLUSTER", value_parser = hex_bytes, value_name = "HEX")]
+    #[arg(long, global = true, env = "TROIKA_CLUSTER", value_parser = cluster_id, value_name = "HEX")]
     pub(super) cluster: Option<Bytes>,
     /// Answer only from a state at or after this revision (read your writes)
     #[arg(long, global = true, default_value_t = 0, value_name = "REVISION")]
@@ -86,7 +86,11 @@ pub(super) enum Command {
     /// Show how every endpoint sees itself and the cluster
     Status,
     /// Ask every endpoint whether it is up and ready; exit code 0 if all are
-    Health,
+    Health {
+        /// Wait until all are, bounded by --timeout
+        #[arg(long)]
+        wait: bool,
+    },
     /// List, add, promote and remove members
     Member {
         #[command(subcommand)]
@@ -158,11 +162,34 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
+    /// Make certificates for trials: an authority, members, and one client of each role
+    Certs(CertsArgs),
     /// Print completions for a shell
     Completion {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct CertsArgs {
+    /// Where to; what is there already is kept
+    #[arg(value_name = "DIR")]
+    pub(super) directory: PathBuf,
+    /// Members to certify: member-1 to this one
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(super) members: u64,
+    /// Host names and addresses under which members and executors are reached
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "localhost,127.0.0.1,::1",
+        value_name = "HOSTS"
+    )]
+    pub(super) hosts: Vec<String>,
+    /// Days until they end
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(super) days: u32,
 }
 
 #[derive(Debug, Subcommand)]

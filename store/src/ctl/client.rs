@@ -152,7 +152,7 @@ impl Client {
     {
         let started = Instant::now();
         let mut pause = RETRY_PAUSE[0];
-        let mut last: Option<String> = None;
+        let mut last: Option<Failed> = None;
         loop {
             for (i, member) in self.members.iter().enumerate() {
                 let Some(left) = self.timeout.checked_sub(started.elapsed()) else {
@@ -168,7 +168,11 @@ impl Client {
                 match within(share, call(attempt)).await {
                     Ok(response) => return Ok(response.into_inner()),
                     Err(status) if worth_another_member(&status) => {
-                        last = Some(format!("{}: {}", member.url, reason(&status)));
+                        let failed = Failed::of(&member.url, &status);
+                        // What a member said about being late is worth more than that another one was late.
+                        if !(failed.is_silence && last.as_ref().is_some_and(|l| l.is_late)) {
+                            last = Some(failed);
+                        }
                     }
                     Err(status) => return Err(status.into()),
                 }
@@ -180,18 +184,44 @@ impl Client {
 }
 
 fn worth_another_member(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled
-    )
+    // What answers there does not speak plain HTTP/2: TLS perhaps, or something else altogether.
+    let not_ours = status.message().starts_with("h2 protocol error");
+    not_ours
+        || matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled
+        )
 }
 
-fn out_of_time(last: Option<String>, timeout: Duration) -> CtlError {
-    match last {
-        Some(last) if last.contains(TIMED_OUT) => {
-            CtlError::Deadline(format!("no answer within {timeout:?} ({last})"))
+/// How an attempt failed.
+#[derive(Debug)]
+struct Failed {
+    text: String,
+    /// The member was reached, and the time ran out.
+    is_late: bool,
+    /// The time ran out without a word of the member.
+    is_silence: bool,
+}
+
+impl Failed {
+    fn of(url: &str, status: &Status) -> Self {
+        // The second is tonic's own word where it counts the time itself.
+        let is_silence = [TIMED_OUT, "Timeout expired"].contains(&status.message());
+        let is_late = is_silence || status.code() == Code::DeadlineExceeded;
+        Self {
+            text: format!("{url}: {}", reason(status)),
+            is_late,
+            is_silence,
         }
-        Some(last) => CtlError::Unavailable(format!("no member answered in time ({last})")),
+    }
+}
+
+fn out_of_time(last: Option<Failed>, timeout: Duration) -> CtlError {
+    match last {
+        Some(last) if last.is_late => {
+            CtlError::Deadline(format!("no answer within {timeout:?} ({})", last.text))
+        }
+        Some(last) => CtlError::Unavailable(format!("no member answered in time ({})", last.text)),
         None => CtlError::Deadline(format!("no answer within {timeout:?}")),
     }
 }
@@ -210,9 +240,6 @@ async fn within<T>(
 
 /// A status in words, with what lies under a transport error.
 pub(super) fn reason(status: &Status) -> String {
-    if status.code() == Code::DeadlineExceeded {
-        return TIMED_OUT.to_owned();
-    }
     let mut text = status.message().to_owned();
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
@@ -235,12 +262,30 @@ pub(super) fn endpoints(global: &Global) -> Result<Vec<Endpoint>, CtlError> {
             None if tls.is_some() => format!("https://{name}"),
             None => format!("http://{name}"),
         };
-        let mut endpoint = Endpoint::from_shared(url)
-            .map_err(|e| CtlError::Usage(format!("--endpoints: {name:?} is not a URL: {e}")))?
+        let not_a_url = |why: &dyn std::fmt::Display| {
+            CtlError::Usage(format!("--endpoints: {name:?} is not a URL: {why}"))
+        };
+        let mut endpoint = Endpoint::from_shared(url).map_err(|e| not_a_url(&e))?;
+        let authority = endpoint.uri().authority().map_or("", |a| a.as_str());
+        let after_host = authority
+            .rsplit_once(']')
+            .map_or(authority, |(_, port)| port);
+        if after_host.contains(':') && endpoint.uri().port_u16().is_none() {
+            return Err(not_a_url(&"its port is no number up to 65535"));
+        }
+        endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_adaptive_window(true);
-        if endpoint.uri().scheme_str() == Some("https") {
+        let secure = endpoint.uri().scheme_str() == Some("https");
+        if secure != tls.is_some() {
+            let problem = match secure {
+                true => "is https: give --cacert (and --cert, --key)",
+                false => "is plain http, and --cacert is given: write https://",
+            };
+            return Err(CtlError::Usage(format!("--endpoints: {name:?} {problem}")));
+        }
+        if secure {
             endpoint = endpoint
                 .tls_config(tls.clone().unwrap_or_default())
                 .map_err(|e| CtlError::Usage(format!("TLS for {name}: {e}")))?;
@@ -259,6 +304,10 @@ fn tls(global: &Global) -> Result<Option<ClientTlsConfig>, CtlError> {
             .map_err(|e| CtlError::Usage(format!("cannot read {}: {e}", path.display())))
     };
     let Some(cacert) = &global.cacert else {
+        if global.cert.is_some() {
+            let problem = "--cert and --key need --cacert: whom to trust";
+            return Err(CtlError::Usage(problem.to_owned()));
+        }
         return Ok(None);
     };
     let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(cacert)?));
@@ -266,4 +315,60 @@ fn tls(global: &Global) -> Result<Option<ClientTlsConfig>, CtlError> {
         config = config.identity(Identity::from_pem(read(cert)?, read(key)?));
     }
     Ok(Some(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Cli;
+    use super::*;
+    use clap::Parser;
+
+    fn named(arguments: &[&str]) -> Result<Vec<Endpoint>, CtlError> {
+        let line = ["troikactl"].iter().chain(arguments).chain(&["status"]);
+        endpoints(&Cli::try_parse_from(line).unwrap().global)
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_is_refused_before_anything_is_sent() {
+        assert_eq!(
+            named(&["--endpoints", "a:1,http://b:2,[::1]:3"])
+                .unwrap()
+                .len(),
+            3
+        );
+        for (endpoint, why) in [
+            ("a:xx", "port"),
+            ("a:70000", "port"),
+            ("http://[broken", "not a URL"),
+            ("https://a:1", "--cacert"),
+            (",", "names no member"),
+        ] {
+            let error = named(&["--endpoints", endpoint]).unwrap_err();
+            assert!(
+                matches!(&error, CtlError::Usage(text) if text.contains(why)),
+                "{endpoint}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn running_out_of_time_is_told_from_reaching_nobody() {
+        let late =
+            Status::deadline_exceeded("meta.min_revision: is 9, but this member has applied 3");
+        let late = out_of_time(Some(Failed::of("http://a/", &late)), Duration::from_secs(1));
+        assert_eq!(late.code(), 4);
+        assert!(late.to_string().contains("has applied 3"), "{late}");
+        let silent = Status::cancelled("Timeout expired");
+        assert_eq!(
+            out_of_time(Some(Failed::of("", &silent)), Duration::ZERO).code(),
+            4
+        );
+        // The second is how a member that does not take the certificate shows.
+        let nobody = Status::unavailable("tcp connect error");
+        let closed = Status::cancelled("operation was canceled");
+        for nobody in [nobody, closed] {
+            let failed = Failed::of("", &nobody);
+            assert_eq!(out_of_time(Some(failed), Duration::ZERO).code(), 3);
+        }
+    }
 }

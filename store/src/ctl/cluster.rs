@@ -1,7 +1,7 @@
 //! Commands for operators: status, health, members, leadership, genesis, pruning, backup.
 
 use super::args::{LeaderCommand, MemberCommand};
-use super::client::{Client, reason};
+use super::client::{Client, Member, reason};
 use super::exit::{CtlError, Outcome};
 use super::genesis::read_genesis;
 use super::output::Output;
@@ -9,6 +9,7 @@ use super::show;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use troika_proto::v1;
@@ -98,37 +99,53 @@ fn status_row(url: &str, status: &v1::StatusResponse) -> Value {
     row
 }
 
+/// Pause between two rounds of questions while all are waited for.
+const HEALTH_PAUSE: Duration = Duration::from_millis(100);
+
 /// Whether every endpoint is up (process) and ready (has a leader and is caught up).
-pub(super) async fn health(client: &Client, out: &Output) -> Result<Outcome, CtlError> {
-    let asked = client.members().iter().map(|member| async move {
-        let check = async |service: &str| {
-            let request = HealthCheckRequest {
-                service: service.to_owned(),
-            };
-            client
-                .call_member(member, |a| async move {
-                    a.health().check(a.request(request)).await
-                })
-                .await
-                .map(|answer| answer.status() == ServingStatus::Serving)
-        };
-        let up = check("").await;
-        let ready = check(READY_SERVICE).await;
-        let error = up.as_ref().or(ready.as_ref()).err().map(reason);
-        json!({
-            "endpoint": member.url,
-            "up": up.unwrap_or(false),
-            "ready": ready.unwrap_or(false),
-            "error": error,
-        })
-    });
-    let rows = futures::future::join_all(asked).await;
+pub(super) async fn health(client: &Client, out: &Output, wait: bool) -> Result<Outcome, CtlError> {
+    let started = Instant::now();
+    let rows = loop {
+        let asked = client
+            .members()
+            .iter()
+            .map(|member| ask_health(client, member));
+        let rows = futures::future::join_all(asked).await;
+        let ready = rows.iter().all(|row| row["ready"] == true);
+        if ready || !wait || started.elapsed() >= client.timeout() {
+            break rows;
+        }
+        tokio::time::sleep(HEALTH_PAUSE).await;
+    };
     out.rows(&rows, &["endpoint", "up", "ready", "error"]);
     if rows.iter().all(|row| row["up"] == false) {
         return Err(CtlError::Unavailable("no member is up".to_owned()));
     }
     let all_ready = rows.iter().all(|row| row["ready"] == true);
     Ok(if all_ready { Outcome::Yes } else { Outcome::No })
+}
+
+async fn ask_health(client: &Client, member: &Member) -> Value {
+    let check = async |service: &str| {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        client
+            .call_member(member, |a| async move {
+                a.health().check(a.request(request)).await
+            })
+            .await
+            .map(|answer| answer.status() == ServingStatus::Serving)
+    };
+    let up = check("").await;
+    let ready = check(READY_SERVICE).await;
+    let error = up.as_ref().or(ready.as_ref()).err().map(reason);
+    json!({
+        "endpoint": member.url,
+        "up": up.unwrap_or(false),
+        "ready": ready.unwrap_or(false),
+        "error": error,
+    })
 }
 
 pub(super) async fn member(

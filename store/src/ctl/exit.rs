@@ -85,7 +85,8 @@ impl CtlError {
         match self {
             Self::Usage(_) => Some("see `troikactl help`"),
             Self::Unavailable(_) => Some(
-                "check --endpoints (or TROIKA_ENDPOINTS) and that a majority of the members is up: `troikactl status`",
+                "check --endpoints (or TROIKA_ENDPOINTS), that a majority of the members is up (`troikactl status`), and over TLS that \
+                 they take this client's certificate",
             ),
             Self::Deadline(_) => Some(
                 "the outcome is unknown; the same command may be sent again safely, with a longer --timeout",

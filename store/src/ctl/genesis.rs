@@ -132,7 +132,8 @@ pub(super) fn read_json<T: for<'de> Deserialize<'de>>(
             std::fs::read(path)
         })
         .map_err(|e| CtlError::Usage(format!("cannot read {shown}: {e}")))?;
-    serde_json::from_slice(&text).map_err(|e| CtlError::Usage(format!("{shown}: {e}")))
+    serde_json::from_slice(&text)
+        .map_err(|e| CtlError::Usage(format!("{shown} is not the JSON that is expected: {e}")))
 }
 
 /// Reads a genesis file and checks everything in it.

@@ -13,6 +13,7 @@
 mod args;
 mod bench;
 mod block_file;
+mod certs;
 mod chain;
 mod client;
 mod cluster;
@@ -39,7 +40,9 @@ use std::process::ExitCode;
 pub fn main(cli: Cli) -> ExitCode {
     if let Command::Completion { shell } = cli.command {
         let mut command = Cli::command();
-        clap_complete::generate(shell, &mut command, "troikactl", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command, "troikactl", &mut script);
+        output::line(String::from_utf8_lossy(&script).trim_end());
         return ExitCode::SUCCESS;
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -62,10 +65,13 @@ pub fn main(cli: Cli) -> ExitCode {
 
 async fn run(cli: Cli) -> Result<Outcome, CtlError> {
     let out = Output::new(cli.global.output);
+    if let Command::Certs(args) = &cli.command {
+        return certs::make(&out, args);
+    }
     let client = Client::new(&cli.global)?;
     match cli.command {
         Command::Status => cluster::status(&client, &out).await,
-        Command::Health => cluster::health(&client, &out).await,
+        Command::Health { wait } => cluster::health(&client, &out, wait).await,
         Command::Member { command } => cluster::member(&client, &out, command).await,
         Command::Leader { command } => cluster::leader(&client, &out, command).await,
         Command::Init { genesis } => cluster::init(&client, &out, &genesis).await,
@@ -81,6 +87,7 @@ async fn run(cli: Cli) -> Result<Outcome, CtlError> {
         Command::Find { hash } => chain::find(&client, &out, hash).await,
         Command::Watch(args) => watch::watch(&client, &out, args).await,
         Command::Bench { command } => bench::run(&cli.global, command).await,
-        Command::Completion { .. } => Ok(Outcome::Yes),
+        // Both need no cluster, and were done before there was a client.
+        Command::Certs(_) | Command::Completion { .. } => Ok(Outcome::Yes),
     }
 }

@@ -28,7 +28,7 @@ impl Output {
         let mut table = plain();
         let mut later = Vec::new();
         flatten("", value, &mut table, &mut later);
-        line(&table.to_string());
+        line(&aligned(table));
         for (name, rows) in later {
             line(&format!("\n{name}:"));
             line(&rows_table(&rows, &columns_of(&rows)));
@@ -55,7 +55,7 @@ impl Output {
 }
 
 /// Writes a line at once. A reader that went away (a closed pipe) ends the program quietly, as with other tools.
-fn line(text: &str) {
+pub(super) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     let trimmed = text.lines().map(str::trim_end).collect::<Vec<_>>();
     let written = writeln!(out, "{}", trimmed.join("\n")).and_then(|()| out.flush());
@@ -76,6 +76,8 @@ fn flatten(prefix: &str, value: &Value, table: &mut Table, later: &mut Vec<(Stri
     let Value::Object(fields) = value else {
         return;
     };
+    let mut fields: Vec<_> = fields.iter().collect();
+    fields.sort_by_key(|(name, _)| rank(name));
     for (name, field) in fields {
         let name = format!("{prefix}{name}");
         match field {
@@ -99,29 +101,88 @@ fn columns_of(rows: &[Value]) -> Vec<String> {
             }
         }
     }
+    columns.sort_by_key(|name| rank(name));
     columns
 }
 
+/// What a reader looks for first. Everything else follows by its name.
+const FIRST: &[&str] = &[
+    "won",
+    "acquired",
+    "started",
+    "opened",
+    "refused",
+    "endpoint",
+    "id",
+    "round",
+    "number",
+    "hash",
+    "block_hash",
+    "key",
+    "index",
+    "shard",
+    "kind",
+    "status",
+    "role",
+    "executor",
+    "proposal",
+];
+
+/// Where a field stands. Sorting by it keeps the order of names among equals.
+fn rank(name: &str) -> usize {
+    let place = FIRST.iter().position(|first| *first == name);
+    place.unwrap_or(FIRST.len())
+}
+
+/// A column names a field, or a field of a field (`winner.executor`), and may have another heading (`a.b as c`).
 fn rows_table(rows: &[Value], columns: &[String]) -> String {
+    let columns: Vec<(&str, &str)> = columns
+        .iter()
+        .map(|column| column.split_once(" as ").unwrap_or((column, column)))
+        .collect();
     let mut table = plain();
-    table.set_header(columns.iter().map(|c| c.to_uppercase().replace('_', " ")));
+    let heading = |(_, heading): &(&str, &str)| heading.to_uppercase().replace('_', " ");
+    table.set_header(columns.iter().map(heading));
     for row in rows {
-        table.add_row(columns.iter().map(|column| {
-            // A column may name a field of a field: `winner.executor`.
+        table.add_row(columns.iter().map(|(path, _)| {
             let mut value = row;
-            for part in column.split('.') {
+            for part in path.split('.') {
                 value = value.get(part).unwrap_or(&Value::Null);
             }
             cell(value)
         }));
     }
+    aligned(table)
+}
+
+/// The table's text, without a margin at the left.
+fn aligned(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table.to_string()
+}
+
+/// Longest hex text that a table shows as it is: a hash.
+const LONG_HEX: usize = 66;
+
+/// Hex text, shortened where it is longer than people read. JSON has all of it.
+fn readable(text: &str) -> String {
+    let hex = text.len() > LONG_HEX
+        && text.starts_with("0x")
+        && text.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit());
+    if !hex {
+        return text.to_owned();
+    }
+    let (head, tail) = (&text[..18], &text[text.len() - 8..]);
+    format!("{head}…{tail} ({} bytes)", (text.len() - 2) / 2)
 }
 
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => readable(text),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(" "),
         Value::Object(fields) => fields
             .iter()
@@ -144,5 +205,28 @@ mod tests {
         assert!(text.contains("WINNER.EXECUTOR"));
         let last = text.lines().last().unwrap();
         assert_eq!(last.split_whitespace().collect::<Vec<_>>(), ["3", "a"]);
+    }
+
+    #[test]
+    fn a_table_shows_what_matters_first_and_shortens_what_nobody_reads() {
+        let value = json!({"bloom": format!("0x{}", "00".repeat(256)), "hash": format!("0x{}", "ab".repeat(32)),
+            "round": 7, "won": true, "empty": []});
+        let mut table = plain();
+        flatten("", &value, &mut table, &mut Vec::new());
+        let text = aligned(table);
+        let names: Vec<_> = text
+            .lines()
+            .map(|l| l.split_whitespace().next().unwrap())
+            .collect();
+        assert_eq!(names, ["won", "round", "hash", "bloom", "empty"]);
+        assert!(
+            text.contains("0x0000000000000000…00000000 (256 bytes)"),
+            "{text}"
+        );
+        assert!(
+            text.contains(&"ab".repeat(32)),
+            "a hash is shown whole: {text}"
+        );
+        assert!(text.starts_with("won"), "{text}");
     }
 }

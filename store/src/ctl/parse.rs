@@ -62,6 +62,16 @@ pub(super) fn hex_bytes(text: &str) -> Result<Bytes, String> {
         .map_err(|e| format!("{text:?} is not hex: {e}"))
 }
 
+pub(super) fn cluster_id(text: &str) -> Result<Bytes, String> {
+    let bytes = hex_bytes(text)?;
+    match bytes.len() {
+        16 => Ok(bytes),
+        other => Err(format!(
+            "{text:?} is {other} bytes, a cluster id is 16 bytes in hex"
+        )),
+    }
+}
+
 pub(super) fn address(text: &str) -> Result<Address, String> {
     let bytes = hex_bytes(text)?;
     Address::try_from(bytes.as_ref()).map_err(|_| {

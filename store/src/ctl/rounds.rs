@@ -138,7 +138,7 @@ async fn list(
             "round",
             "kind",
             "status",
-            "environment.number",
+            "environment.number as block",
             "opener",
             "parent",
             "block_hash",

@@ -329,7 +329,8 @@ pub(super) fn member(member: &v1::Member) -> Value {
         },
         "peer": member.peer_addr,
         "client": member.client_addr,
-        "matched_index": member.matched_index,
+        // Only the leader knows.
+        "matched_index": (member.matched_index > 0).then_some(member.matched_index),
         "max_feature_level": member.max_feature_level,
         "incarnation": hex_or_null(&member.incarnation),
     })
