@@ -150,17 +150,17 @@ pub struct StoreArgs {
     pub store: Vec<String>,
 }
 
-/// Mutual TLS, toward the store and for whoever connects.
+/// Mutual TLS, toward the store and the executors, and for whoever connects.
 #[derive(Clone, Debug, Default, Args)]
 pub struct TlsArgs {
     /// Trust certificates that were signed by this one (PEM).
-    #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
-    pub ca: Option<PathBuf>,
+    #[arg(long, env = "TROIKA_CACERT", value_name = "FILE", requires_all = ["cert", "key"])]
+    pub cacert: Option<PathBuf>,
     /// This process's certificate (PEM).
-    #[arg(long, value_name = "FILE", requires_all = ["ca", "key"])]
+    #[arg(long, env = "TROIKA_CERT", value_name = "FILE", requires_all = ["cacert", "key"])]
     pub cert: Option<PathBuf>,
     /// The key of this process's certificate (PEM).
-    #[arg(long, value_name = "FILE", requires_all = ["ca", "cert"])]
+    #[arg(long, env = "TROIKA_KEY", value_name = "FILE", requires_all = ["cacert", "cert"])]
     pub key: Option<PathBuf>,
 }
 
@@ -240,6 +240,9 @@ pub struct FollowArgs {
     /// Prints one JSON object a line.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsArgs,
 }
 
 /// `troika-node genesis`.
@@ -360,16 +363,17 @@ fn block_time(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
+/// A URL, or HOST:PORT, which gets its scheme when it is known whether TLS is spoken.
 fn url(text: &str) -> Result<String, String> {
-    let url = if text.contains("://") {
+    let full = if text.contains("://") {
         text.to_owned()
     } else {
         format!("http://{text}")
     };
     let parsed: tonic::transport::Uri =
-        url.parse().map_err(|error| format!("`{text}`: {error}"))?;
+        full.parse().map_err(|error| format!("`{text}`: {error}"))?;
     match parsed.port_u16() {
-        Some(_) => Ok(url),
+        Some(_) => Ok(text.to_owned()),
         None => Err(format!("`{text}` has no port, expected HOST:PORT")),
     }
 }
@@ -454,10 +458,7 @@ mod tests {
         else {
             panic!("not parsed");
         };
-        assert_eq!(
-            args.store.store,
-            ["http://127.0.0.1:1", "http://127.0.0.1:2"]
-        );
+        assert_eq!(args.store.store, ["127.0.0.1:1", "http://127.0.0.1:2"]);
         assert_eq!(args.shards, ShardRange { first: 2, last: 2 });
     }
 

@@ -16,3 +16,4 @@ pub mod load;
 pub mod replay;
 pub mod serve;
 pub mod store_client;
+pub mod tls;

@@ -1,17 +1,16 @@
 //! `troika-node executor` and `troika-node gateway`: one part of a cluster as a process of its own.
 
-use crate::cli::{ExecutorArgs, GatewayArgs, TlsArgs};
+use crate::cli::{ExecutorArgs, GatewayArgs};
 use crate::executor::{Executor, ExecutorConfig};
 use crate::gateway::{self, Gateway};
 use crate::store_client::{Options, StoreClient, StoreError};
+use crate::tls::{Tls, url};
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 use troika_store::mutant::plant;
 
 /// Pause before a gateway looks again whether the store is there.
@@ -29,7 +28,7 @@ pub async fn executor(args: ExecutorArgs) -> anyhow::Result<()> {
         .name
         .unwrap_or_else(|| format!("executor-{}", args.listen.port()));
     plant(&name).map_err(anyhow::Error::msg)?;
-    let store = store_options(args.store.store, tls.as_ref());
+    let store = store_options(&args.store.store, tls.as_ref())?;
     let shards = (args.shards.first, args.shards.last);
     let mut config = ExecutorConfig::new(name, store, shards, args.listen);
     config.tls = tls.as_ref().map(Tls::server);
@@ -52,11 +51,11 @@ pub async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
         .name
         .unwrap_or_else(|| format!("gateway-{}", args.rpc.port()));
     plant(&name).map_err(anyhow::Error::msg)?;
-    let store = StoreClient::new(store_options(args.store.store, tls.as_ref()))?;
+    let store = StoreClient::new(store_options(&args.store.store, tls.as_ref())?)?;
     let config = gateway::Config {
         name,
         store,
-        executors: args.executors,
+        executors: urls(&args.executors, tls.is_some())?,
         executor_tls: tls.as_ref().map(Tls::client),
         rpc: args.rpc,
         policy: args.policy.policy(),
@@ -83,10 +82,14 @@ pub async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn store_options(urls: Vec<String>, tls: Option<&Tls>) -> Options {
-    let mut options = Options::new(urls);
+fn store_options(members: &[String], tls: Option<&Tls>) -> anyhow::Result<Options> {
+    let mut options = Options::new(urls(members, tls.is_some())?);
     options.tls = tls.map(Tls::client);
-    options
+    Ok(options)
+}
+
+fn urls(addresses: &[String], tls: bool) -> anyhow::Result<Vec<String>> {
+    addresses.iter().map(|address| url(address, tls)).collect()
 }
 
 /// Plain text is for loopback, or for those who ask for it.
@@ -95,7 +98,7 @@ fn refuse_plain_text(listen: SocketAddr, tls: bool, insecure: bool) -> anyhow::R
         return Ok(());
     }
     bail!(
-        "{listen} is not on loopback and would be served in plain text: give --cert, --key and --ca, or --insecure"
+        "{listen} is not on loopback and would be served in plain text: give --cacert, --cert and --key, or --insecure"
     )
 }
 
@@ -117,41 +120,6 @@ async fn told_to_stop() -> anyhow::Result<()> {
         _ = terminate.recv() => {}
     }
     Ok(())
-}
-
-/// Certificates, as they were read.
-struct Tls {
-    ca: Certificate,
-    identity: Identity,
-}
-
-impl Tls {
-    /// `None` where TLS is not asked for.
-    fn read(args: &TlsArgs) -> anyhow::Result<Option<Self>> {
-        let (Some(ca), Some(cert), Some(key)) = (&args.ca, &args.cert, &args.key) else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            ca: Certificate::from_pem(read(ca)?),
-            identity: Identity::from_pem(read(cert)?, read(key)?),
-        }))
-    }
-
-    fn client(&self) -> ClientTlsConfig {
-        ClientTlsConfig::new()
-            .ca_certificate(self.ca.clone())
-            .identity(self.identity.clone())
-    }
-
-    fn server(&self) -> ServerTlsConfig {
-        ServerTlsConfig::new()
-            .client_ca_root(self.ca.clone())
-            .identity(self.identity.clone())
-    }
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 pub mod check;
 
 use crate::cli::FollowArgs;
+use crate::tls::{Tls, url};
 use alloy_primitives::B256;
 use anyhow::{Context, bail};
 use check::{Checked, Checker};
@@ -66,9 +67,13 @@ pub async fn run(args: FollowArgs) -> anyhow::Result<()> {
 }
 
 async fn follow(args: &FollowArgs, counts: &mut Counts) -> anyhow::Result<()> {
-    let endpoint = Endpoint::from_shared(args.from.clone())
+    let tls = Tls::read(&args.tls)?;
+    let mut endpoint = Endpoint::from_shared(url(&args.from, tls.is_some())?)
         .with_context(|| format!("{} is not an address", args.from))?
         .connect_timeout(CONNECT_TIMEOUT);
+    if let Some(tls) = tls {
+        endpoint = endpoint.tls_config(tls.client())?;
+    }
     let mut following = None;
     let mut last_seen = Instant::now();
     loop {
