@@ -128,19 +128,21 @@ pub fn operation(seed: u64, workload: Workload, shards: u32, client: u64, k: u64
         back: if random.one_in(6) { random.below(4) } else { 0 },
         linearizable: !random.one_in(4),
         executor: random.below(EXECUTORS.len() as u64) as usize,
-        slots: slots(shard, &mut random),
+        slots: slots(workload, shard, &mut random),
         nonce: (client << 40) + k,
         pause: 500 + random.below(1_000),
         reopen: random.one_in(4),
     }
 }
 
-/// Mostly slots of the shard's own, sometimes ones that other shards want too.
-fn slots(shard: u32, random: &mut Random) -> Vec<(u64, U256, U256)> {
+/// Mostly slots of the shard's own, sometimes ones that other shards want too; the other way round where locks are the
+/// matter.
+fn slots(workload: Workload, shard: u32, random: &mut Random) -> Vec<(u64, U256, U256)> {
     let mut slots = Vec::new();
     for _ in 0..1 + random.below(3) {
         let contract = random.below(CONTRACTS);
-        let shared = random.one_in(4);
+        let rare = random.one_in(4);
+        let shared = rare != (workload == Workload::Locks);
         let owner = if shared { 1 << 20 } else { u64::from(shard) };
         let key = U256::from(owner * 16 + random.below(3));
         slots.push((contract, key, U256::from(random.bits() | 1)));
