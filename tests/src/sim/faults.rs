@@ -269,7 +269,11 @@ where
     D: Future<Output = Result<(), AdminError>> + Send + 'static,
 {
     loop {
-        if let Some((at, handle)) = cluster.any() {
+        // An operator asks a member of the group, not one that waits to become one.
+        let mut grouped = cluster.running();
+        grouped.retain(|(_, handle)| handle.cluster_id() != [0; 16]);
+        let asked = world.random().pick(&grouped).cloned();
+        if let Some((at, handle)) = asked {
             let attempt = Runtime::timeout(ADMIN, cluster.on(at, operation(handle))).await;
             match attempt {
                 Ok(Some(Ok(()))) => return world.tell(|| format!("operator: {what} done")),
