@@ -108,7 +108,9 @@ fn start(world: &std::sync::Arc<World>, cluster: &Cluster, fault: Fault) {
         Fault::Transfer => transfer(world, cluster),
         Fault::Checkpoint => checkpoint(cluster, victim),
         Fault::Replace | Fault::BitRot => {
-            let usual = cluster.ids().len() as u64 == world.plan.members;
+            // Before there is a group there is nothing to replace a member in.
+            let formed = cluster.leader().is_some();
+            let usual = formed && cluster.ids().len() as u64 == world.plan.members;
             // One at a time: more is more than the promise covers.
             if usual && !cluster.replacing.swap(true, Ordering::Relaxed) {
                 let (world, cluster) = (world.clone(), cluster.clone());
