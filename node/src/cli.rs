@@ -37,6 +37,10 @@ pub enum Command {
     Gateway(GatewayArgs),
     /// Prints what an executor's feed sends, and checks it.
     Follow(FollowArgs),
+    /// Checks the blocks of another cluster, from its feeds or from a file.
+    Verify(VerifyArgs),
+    /// Writes blocks of a store into a file, for `verify`.
+    Export(ExportArgs),
     /// Prints a development chain's genesis, for `troikactl init`.
     Genesis(GenesisArgs),
     /// Measures.
@@ -185,6 +189,16 @@ pub struct ExecutorArgs {
     /// Serve on other addresses than loopback without TLS.
     #[arg(long)]
     pub insecure: bool,
+    /// How many executors own each of these shards, this one included: two of them must agree that a checked block is
+    /// invalid, unless there is but one.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_EXECUTORS)))]
+    pub owners: u32,
+    /// Checks other producers' blocks alone, and takes no part in making blocks.
+    #[arg(long)]
+    pub check_only: bool,
+    /// Executors of other clusters, separated by commas, whose blocks are checked; together they must have these shards.
+    #[arg(long, value_delimiter = ',', value_name = "URLS", value_parser = url)]
+    pub peers: Vec<String>,
     /// Serves Prometheus metrics here.
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
@@ -243,6 +257,65 @@ pub struct FollowArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tls: TlsArgs,
+}
+
+/// `troika-node verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// A file of blocks, as `export` writes it.
+    #[arg(
+        value_name = "FILE",
+        required_unless_present = "from",
+        conflicts_with = "from"
+    )]
+    pub file: Option<PathBuf>,
+    /// Executors of the other cluster, separated by commas; together they must have every shard.
+    #[arg(long, value_delimiter = ',', value_name = "URLS", value_parser = url)]
+    pub from: Vec<String>,
+    /// Checks into the store of these members, and not into one of this process.
+    #[arg(long, value_delimiter = ',', value_name = "URLS", value_parser = url, conflicts_with_all = ["members", "data", "rpc"])]
+    pub store: Vec<String>,
+    /// The chain's genesis, as `troikactl init` takes it. Not needed for a development chain, nor for a store that has it.
+    #[arg(long, value_name = "FILE")]
+    pub genesis: Option<PathBuf>,
+    /// Executors of this process, each of every shard.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_EXECUTORS)))]
+    pub executors: u32,
+    /// Members of this process's store.
+    #[arg(long, default_value = "1", value_parser = members)]
+    pub members: u32,
+    /// Keeps this process's store in this folder across runs.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where JSON-RPC on the checked chain is served.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub rpc: SocketAddr,
+    /// Stops after so many blocks were imported.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub blocks: Option<u64>,
+    /// Gives up when a feed cannot be reached for this long.
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub patience: Duration,
+    /// Prints one JSON object a block, and one for the summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `troika-node export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
+    /// The first block.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub first: u64,
+    /// The last block. Default: the head.
+    #[arg(long, value_name = "NUMBER")]
+    pub last: Option<u64>,
+    /// The file to write.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// `troika-node genesis`.
@@ -442,6 +515,13 @@ mod tests {
             ),
             ("troika-node gateway --store 127.0.0.1:1", "--executors"),
             ("troika-node follow --from 127.0.0.1:1", "--shards"),
+            ("troika-node verify", "FILE"),
+            ("troika-node verify f --from 127.0.0.1:1", "--from"),
+            (
+                "troika-node verify f --store 127.0.0.1:1 --data d",
+                "--data",
+            ),
+            ("troika-node export f", "--store"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(expected), "{line}: {error}");

@@ -1,11 +1,12 @@
 //! Troika's node: what a process of `troika-node` does.
 //!
 //! Execution is pure (a block's transactions and a view of the state in, an outcome out); everything around it talks to
-//! the store over gRPC alone. Only [`dev`] and [`replay`] link `troika-store`, to start members in their own process,
-//! and even they speak to those members over loopback gRPC. (The planted bugs of `troika_store::mutant` are one list for
-//! the store and the node; without their cargo feature they are nothing.)
+//! the store over gRPC alone. Only [`dev`], [`replay`] and [`verify`] link `troika-store`, to start members in their own
+//! process, and even they speak to those members over loopback gRPC. (The planted bugs of `troika_store::mutant` are one
+//! list for the store and the node; without their cargo feature they are nothing.)
 
 pub mod bench;
+mod blocking;
 pub mod cli;
 pub mod dev;
 pub mod execution;
@@ -16,4 +17,7 @@ pub mod load;
 pub mod replay;
 pub mod serve;
 pub mod store_client;
+#[cfg(test)]
+mod testing;
 pub mod tls;
+pub mod verify;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use troika_node::cli::{BenchCommand, Cli, Command};
 use troika_node::dev::genesis;
-use troika_node::{bench, dev, follow, replay, serve};
+use troika_node::{bench, dev, follow, replay, serve, verify};
 
 /// A node allocates from many threads; glibc's allocator took a fifth of the time under load.
 #[global_allocator]
@@ -43,6 +43,8 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Executor(args) => serve::executor(args).await?,
         Command::Gateway(args) => serve::gateway(args).await?,
         Command::Follow(args) => follow::run(args).await?,
+        Command::Verify(args) => return verify::run(args).await,
+        Command::Export(args) => verify::export::run(&args).await?,
         Command::Genesis(args) => {
             let genesis = genesis::genesis(args.shards, args.block_time);
             println!("{:#}", genesis::readable(&genesis));

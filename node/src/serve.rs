@@ -5,6 +5,7 @@ use crate::executor::{Executor, ExecutorConfig};
 use crate::gateway::{self, Gateway};
 use crate::store_client::{Options, StoreClient, StoreError};
 use crate::tls::{Tls, url};
+use crate::verify;
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::net::SocketAddr;
@@ -32,8 +33,14 @@ pub async fn executor(args: ExecutorArgs) -> anyhow::Result<()> {
     let shards = (args.shards.first, args.shards.last);
     let mut config = ExecutorConfig::new(name, store, shards, args.listen);
     config.tls = tls.as_ref().map(Tls::server);
+    config.owners = args.owners;
+    config.build = !args.check_only;
+    let store = StoreClient::new(config.store.clone())?;
     let executor = Executor::start(config).await?;
-    told_to_stop().await?;
+    tokio::select! {
+        stopped = told_to_stop() => stopped?,
+        () = verify::follow_peers(&args.peers, &store, &executor), if !args.peers.is_empty() => {}
+    }
     executor.shutdown().await;
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! `docs/protocol.md`; fixed vectors in `tests/vectors.rs` keep them from moving.
 
 pub mod chain;
+pub mod decision;
 pub mod diff;
 pub mod hash;
 pub mod header;
@@ -23,6 +24,7 @@ pub use alloy_primitives::{Address, B256, Bloom, Bytes, U256};
 pub use chain::{
     BlockHashes, ChainConfig, Environment, FixedEnvironment, Genesis, GenesisAccount, Spec,
 };
+pub use decision::{LockHolder, Refusal, Winner};
 pub use diff::{AccountDiff, Delta, Diff, MergeError};
 pub use hash::keccak;
 pub use header::{BlockTotals, Header, shards_root};

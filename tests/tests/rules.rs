@@ -47,6 +47,7 @@ impl Chain {
             data: None,
             rpc: ([127, 0, 0, 1], 0).into(),
             policy: PolicyName::Writes,
+            build: true,
         };
         let cluster = Cluster::start_without_executors(plan).await;
         Self {

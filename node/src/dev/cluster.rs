@@ -40,6 +40,8 @@ pub struct Plan {
     pub rpc: SocketAddr,
     /// How transactions are grouped.
     pub policy: PolicyName,
+    /// Whether the executors make blocks, or check other producers' blocks alone.
+    pub build: bool,
 }
 
 impl Plan {
@@ -52,6 +54,7 @@ impl Plan {
             data: args.data.clone(),
             rpc: args.rpc,
             policy: PolicyName::Writes,
+            build: true,
         }
     }
 
@@ -64,6 +67,7 @@ impl Plan {
             data: None,
             rpc: loopback(0),
             policy: args.policy,
+            build: true,
         }
     }
 }
@@ -73,6 +77,7 @@ pub struct Cluster {
     plan: Plan,
     members: Vec<Server>,
     executors: Vec<ExecutorHandle>,
+    configs: Vec<ExecutorConfig>,
     gateway: Handle,
     store: StoreClient,
     /// Where the executors serve, whether they run or not.
@@ -111,6 +116,7 @@ impl Cluster {
             plan,
             members,
             executors: Vec::new(),
+            configs: Vec::new(),
             gateway,
             store,
             feeds: feed_ports.iter().map(|port| url(*port)).collect(),
@@ -146,19 +152,64 @@ impl Cluster {
     /// # Errors
     /// A port that was taken meanwhile.
     pub async fn start_executors(&mut self) -> anyhow::Result<()> {
+        self.start_executors_as(|_, _| {}).await
+    }
+
+    /// The same, each with a change of its config, by its place from 0 on.
+    ///
+    /// # Errors
+    /// As [`Self::start_executors`].
+    pub async fn start_executors_as(
+        &mut self,
+        change: impl Fn(usize, &mut ExecutorConfig),
+    ) -> anyhow::Result<()> {
         let last = self.plan.genesis.config.shards - 1;
-        for (name, port) in self.executor_names().into_iter().zip(&self.feed_ports) {
+        let names = self.executor_names().into_iter().zip(&self.feed_ports);
+        for (place, (name, port)) in names.enumerate() {
             let store = Options::new(self.store.endpoints().to_vec());
-            let config = ExecutorConfig::new(name, store, (0, last), loopback(*port));
-            self.executors.push(Executor::start(config).await?);
+            let mut config = ExecutorConfig::new(name, store, (0, last), loopback(*port));
+            config.build = self.plan.build;
+            config.owners = self.plan.executors;
+            change(place, &mut config);
+            self.executors.push(Executor::start(config.clone()).await?);
+            self.configs.push(config);
         }
         Ok(())
+    }
+
+    /// Stops one executor, by its place from 0 on. What it was started with answers [`Self::start_executor`].
+    ///
+    /// # Panics
+    /// If there is none at that place.
+    pub async fn stop_executor(&mut self, place: usize) -> ExecutorConfig {
+        self.executors.remove(place).shutdown().await;
+        self.configs.remove(place)
+    }
+
+    /// Starts one executor, as the last one.
+    ///
+    /// # Errors
+    /// A port that is taken.
+    pub async fn start_executor(&mut self, config: ExecutorConfig) -> anyhow::Result<()> {
+        self.executors.push(Executor::start(config.clone()).await?);
+        self.configs.push(config);
+        Ok(())
+    }
+
+    /// The chain's beginning.
+    pub fn genesis(&self) -> &Genesis {
+        &self.plan.genesis
     }
 
     /// The executors' names, started or not.
     pub fn executor_names(&self) -> Vec<String> {
         let numbers = 1..=self.plan.executors;
         numbers.map(|number| format!("executor-{number}")).collect()
+    }
+
+    /// The executors that run.
+    pub fn executors(&self) -> &[ExecutorHandle] {
+        &self.executors
     }
 
     /// A client of all members.

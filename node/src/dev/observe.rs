@@ -129,7 +129,7 @@ impl Observer {
             winners: block
                 .shards
                 .iter()
-                .map(|shard| shard.winner.executor.clone())
+                .map(|shard| shard.winner.executor.to_string())
                 .collect(),
             conflicts: self.new_conflicts().await,
         })

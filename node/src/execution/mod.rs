@@ -48,7 +48,7 @@ pub use simulate::{
 };
 pub use trace::{GethDebugTracingOptions, GethTrace, Place, TraceError, trace, trace_shard};
 pub use transaction::{Envelope, Transaction, TxError};
-pub use verify::{ExecutionError, execute_shard};
+pub use verify::{ExecutionError, execute_rest, execute_shard};
 pub use view::{Account, Code, MemoryView, StateView, Unavailable, code_of};
 
 #[cfg(test)]

@@ -50,20 +50,35 @@ pub fn execute_shard<V: StateView>(
     view: V,
 ) -> Result<Shard, ExecutionError> {
     let mut builder = Builder::new(rules.clone(), environment.clone(), view);
+    execute_rest(&mut builder, transactions, || true)?;
+    Ok(builder.finish(index))
+}
+
+/// Executes those of `transactions` that are not in `builder` yet, in exactly this order, as long as `go_on` says so.
+/// True: all of them are in. After [`ExecutionError::Unavailable`] the same call goes on where it stopped.
+///
+/// # Errors
+/// [`ExecutionError`], naming the transaction that does not fit.
+pub fn execute_rest<V: StateView>(
+    builder: &mut Builder<V>,
+    transactions: &[Arc<Transaction>],
+    mut go_on: impl FnMut() -> bool,
+) -> Result<bool, ExecutionError> {
+    let rest = transactions.get(builder.len()..).unwrap_or_default();
     let mut refused = None;
-    let pushed = builder.push_all(transactions, |_, push| {
+    let pushed = builder.push_all(rest, |_, push| {
         let included = push.is_included();
         if !included {
             refused = Some(push);
         }
-        included
+        included && go_on()
     });
     let at = builder.len();
     if let Err(error) = pushed {
         return Err(ExecutionError::Unavailable { index: at, error });
     }
     match refused {
-        None => Ok(builder.finish(index)),
+        None => Ok(at >= transactions.len()),
         Some(Push::Skip(reason) | Push::Drop(reason)) => {
             Err(ExecutionError::Transaction { index: at, reason })
         }

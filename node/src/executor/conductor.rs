@@ -201,6 +201,9 @@ impl Conductor {
                 if round.parent == **self.shared.head.load() {
                     self.opening.cancel();
                 }
+                if !self.shared.build {
+                    return;
+                }
                 self.shared.pool.pending().set_round(round.number);
                 let number = round.number;
                 let race = Race::start(&self.shared, round);
@@ -216,14 +219,19 @@ impl Conductor {
 
     fn shard_accepted(&mut self, round: u64, shard: u32, winner: &Winner) {
         self.shared.book.decided(round, shard, winner);
+        let own = self.shared.own().contains(&shard);
         if let Some(race) = self.races.get(&round) {
             race.heard_winner(shard, winner);
-            if self.shared.own().contains(&shard) {
-                self.second.decided(race, shard, winner);
+            if own {
+                let ours = race.proposal(shard).map(|ours| ours.hash);
+                self.second.decided(&race.round, shard, winner, ours);
             }
         }
         if let Some(verifying) = self.verifying.get(&round) {
-            verifying.decided(shard);
+            let ours = verifying.decided(shard);
+            if own {
+                self.second.decided(&verifying.round, shard, winner, ours);
+            }
         }
     }
 
@@ -281,6 +289,9 @@ impl Conductor {
         shared.head.store(Arc::new(hash));
         self.opening.cancel();
         self.opening = shared.stop.child_token();
+        if !shared.build {
+            return;
+        }
         let next_round = self.newest_closed + 1;
         tokio::spawn(race::open(
             shared.clone(),

@@ -4,6 +4,7 @@ use super::limits::{CACHE_BYTES, POOL_BYTES};
 use crate::store_client;
 use std::net::SocketAddr;
 use tonic::transport::ServerTlsConfig;
+use troika_proto::Spec;
 
 /// What an executor is told at its start.
 #[derive(Clone, Debug)]
@@ -26,6 +27,14 @@ pub struct ExecutorConfig {
     pub threads: usize,
     /// Whether lost shards are executed a second time when there is nothing else to do.
     pub second_execution: bool,
+    /// Whether it takes part in making blocks. Without, it checks other producers' blocks and opens no round.
+    pub build: bool,
+    /// How many executors own each of its shards, this one included: so many may be asked whether a checked block is
+    /// invalid, and two must agree unless there is but one. 0: unknown, two must agree.
+    pub owners: u32,
+    /// Rules by which it executes instead of the chain's. Only good for showing what a wrong executor can do.
+    #[doc(hidden)]
+    pub wrong_spec: Option<Spec>,
 }
 
 impl ExecutorConfig {
@@ -47,6 +56,9 @@ impl ExecutorConfig {
             pool_bytes: POOL_BYTES,
             threads,
             second_execution: true,
+            build: true,
+            owners: 0,
+            wrong_spec: None,
         }
     }
 }

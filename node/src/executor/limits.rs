@@ -23,6 +23,8 @@ pub const FEED_KEEPALIVE: Duration = Duration::from_secs(1);
 pub const GATEWAYS: usize = 64;
 /// Refusals that wait for a gateway's connection; what exceeds them is dropped, the gateway hears of the next refusal.
 pub const REFUSALS_BUFFER: usize = 4_096;
+/// An executor that had no room for transactions looks this often whether there is room again.
+pub const ROOM_PAUSE: Duration = Duration::from_millis(500);
 /// The pending set of a gateway that went away is kept this long for its return.
 pub const GATEWAY_GRACE: Duration = Duration::from_secs(30);
 /// Most transactions of one sender that are kept.
@@ -51,8 +53,10 @@ pub const CONFLICT_TRIES: usize = 8;
 pub const SELECT_SHARDS_OF_GAS: u64 = 2;
 /// Transactions that do not fit are skipped this often before the shard counts as full.
 pub const FULL_SKIPS: usize = 8;
-/// Most transactions between two looks at whether the race is over.
-pub const PUSH_CHUNK: usize = 256;
+/// Longest that one shard is filled before another one of the executor gets the thread.
+pub const APPEND_SLICE: Duration = Duration::from_millis(50);
+/// A shard that is not full is filled until this share (1 / it) of the time from `propose_after` to `seal_after` is over.
+pub const FILL_SHARE: u32 = 2;
 
 /// Transactions that are executed ahead to learn what state they will ask for.
 pub const PROBE_TRANSACTIONS: usize = 512;
@@ -74,6 +78,8 @@ pub const AGED_KEYS: usize = 64;
 
 /// Lost shards that wait for their second execution; what exceeds them is skipped.
 pub const SECOND_EXECUTIONS: usize = 64;
+/// Divergence alarms that wait to be reported to the store; what exceeds them stays in the log and in the executor.
+pub const REPORTS: usize = 64;
 /// Divergence alarms that are kept for tools.
 pub const ALARMS: usize = 64;
 /// A VERIFY round is given up after this long.

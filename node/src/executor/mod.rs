@@ -38,15 +38,15 @@ use arc_swap::ArcSwap;
 use cache::StateCache;
 use conductor::Conductor;
 use feed::{FeedService, RoundBook, Source};
-use limits::{RETRY_MAX, START_RETRY, STOP_TIMEOUT};
+use limits::{REPORTS, RETRY_MAX, START_RETRY, STOP_TIMEOUT};
 use pool::{Pool, PoolService};
-use shared::{Aged, Shared};
+use shared::{Aged, Shared, report};
 use stats::Stats;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -65,6 +65,7 @@ pub struct Executor;
 /// A running executor. Dropped, it stops without waiting; [`ExecutorHandle::shutdown`] waits.
 pub struct ExecutorHandle {
     name: String,
+    shards: (u32, u32),
     addr: SocketAddr,
     stats: Arc<Stats>,
     bodies: Arc<Bodies>,
@@ -101,6 +102,7 @@ impl Executor {
         let serving = serve(&config, listener, &parts)?;
         let handle = ExecutorHandle {
             name: config.name.clone(),
+            shards: config.shards,
             addr,
             stats: parts.stats.clone(),
             bodies: parts.bodies.clone(),
@@ -125,6 +127,11 @@ impl ExecutorHandle {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// First and last shard that it owns, as configured.
+    pub fn shards(&self) -> (u32, u32) {
+        self.shards
     }
 
     /// Where it listens.
@@ -221,10 +228,14 @@ async fn run(config: ExecutorConfig, client: StoreClient, parts: Parts) {
         );
         return;
     }
-    let rules = Rules::of(&head.config);
+    let mut rules = Rules::of(&head.config);
+    rules.spec = config.wrong_spec.unwrap_or(rules.spec);
     // The first use of some precompiles loads large tables: beside the first rounds, not in the midst of a race.
     std::thread::spawn(warm_up);
     let cache = Arc::new(StateCache::new(config.cache_bytes));
+    let (reports, reported) = mpsc::channel(REPORTS);
+    // Ends with the last sender, which `Shared` holds.
+    tokio::spawn(report(client.clone(), config.name.clone(), reported));
     cache.reset(head.hash);
     let shared = Arc::new(Shared {
         name: config.name,
@@ -242,6 +253,9 @@ async fn run(config: ExecutorConfig, client: StoreClient, parts: Parts) {
         permits: Arc::new(Semaphore::new(config.threads.max(1))),
         busy: watch::Sender::new(0),
         second_execution: config.second_execution,
+        build: config.build,
+        owners: config.owners,
+        reports,
         runtime: Handle::current(),
         stop: parts.stop,
         client: client.clone(),

@@ -1,20 +1,21 @@
 //! The losers' second execution: shards that another executor won are executed again when there is nothing else to do,
-//! and a difference raises the divergence alarm. Executors are one operator's own: trusted not to lie, not trusted to
-//! be right.
+//! and a difference raises the divergence alarm (here, and in the store). Executors are one operator's own: trusted not
+//! to lie, not trusted to be right.
 
 use super::limits::SECOND_EXECUTIONS;
-use super::race::Race;
 use super::shared::Shared;
-use super::verify::{Outcome, execute};
+use super::verify::{Outcome, Task, execute};
 use crate::execution::Transaction;
-use crate::store_client::{ShardParts, Winner};
+use crate::store_client::{Round, ShardParts, Winner};
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use troika_proto::Bytes;
+use troika_proto::{B256, Bytes, Environment};
 
 /// A shard that was lost.
 struct Job {
-    race: Arc<Race>,
+    round: u64,
+    parent: B256,
+    environment: Environment,
     shard: u32,
     winner: Winner,
 }
@@ -37,15 +38,15 @@ impl SecondExecution {
         }
     }
 
-    /// A shard of this executor's was decided: looks at it if somebody else won it.
-    pub fn decided(&self, race: &Arc<Race>, shard: u32, winner: &Winner) {
+    /// A shard of this executor's was decided: looks at it if somebody else won it. `ours`: what this executor made of
+    /// it, as far as it came.
+    pub fn decided(&self, round: &Round, shard: u32, winner: &Winner, ours: Option<B256>) {
         // Filled at the sealing: nobody made it.
-        if winner.executor.is_empty() || winner.executor == self.shared.name {
+        if winner.executor.is_empty() || *winner.executor == *self.shared.name {
             return;
         }
         // The same work has been done here already.
-        let ours = race.proposal(shard);
-        if ours.is_some_and(|ours| ours.hash == winner.shard_hash) {
+        if ours == Some(winner.shard_hash) {
             self.shared.stats.verified();
             return;
         }
@@ -53,7 +54,9 @@ impl SecondExecution {
             return;
         }
         let job = Job {
-            race: race.clone(),
+            round: round.number,
+            parent: round.parent,
+            environment: round.environment.clone(),
             shard,
             winner: winner.clone(),
         };
@@ -84,55 +87,46 @@ async fn look_at(shared: &Arc<Shared>, job: &Job) {
     if busy.wait_for(|running| *running == 0).await.is_err() {
         return;
     }
-    let round = job.race.round.number;
+    let (round, shard) = (job.round, job.shard);
+    tracing::debug!(round, shard, winner = %job.winner.executor, "second execution");
     let parts = ShardParts {
         transactions: true,
         ..ShardParts::default()
     };
-    let accepted = match shared.client.shard(round, job.shard, parts).await {
+    let accepted = match shared.client.shard(round, shard, parts).await {
         Ok(Some(accepted)) => accepted,
         Ok(None) => return,
         Err(error) => {
-            tracing::debug!(round, shard = job.shard, %error, "no second execution");
+            tracing::debug!(round, shard, %error, "no second execution");
             return;
         }
     };
     // What was executed must be what was accepted: the header binds the transactions, and its hash is the winner's.
     let hash = accepted.header.hash();
     if hash != job.winner.shard_hash {
-        let ours = format!("{hash} from the header that the store gives");
-        alarm(shared, job, &ours);
+        tracing::error!(round, shard, %hash, "the store gives a header that is not the winner's");
         return;
     }
     let transactions = senders(shared, accepted.body.transactions).await;
     let outcome = match transactions {
         Ok(transactions) => {
-            execute(
-                shared,
-                job.race.round.parent,
-                &job.race.round.environment,
-                job.shard,
+            let task = Task {
+                parent: job.parent,
+                environment: job.environment.clone(),
+                index: shard,
                 transactions,
-            )
-            .await
+            };
+            execute(shared, task, &shared.stop).await
         }
         Err(problem) => Outcome::Impossible(problem),
     };
-    match outcome {
-        Outcome::Shard(shard) if shard.hash == job.winner.shard_hash => shared.stats.verified(),
-        Outcome::Shard(shard) => alarm(shared, job, &shard.hash.to_string()),
-        Outcome::Impossible(reason) => alarm(shared, job, &reason),
+    match &outcome {
+        Outcome::Shard(ours) if ours.hash == job.winner.shard_hash => shared.stats.verified(),
         Outcome::Unavailable(reason) => {
-            tracing::debug!(round, shard = job.shard, reason, "no second execution");
+            tracing::debug!(round, shard, reason, "no second execution");
         }
+        differing => shared.alarm(round, shard, &job.winner, differing),
     }
-}
-
-fn alarm(shared: &Shared, job: &Job, ours: &str) {
-    let winner = &job.winner;
-    let round = job.race.round.number;
-    let stats = &shared.stats;
-    stats.diverged(round, job.shard, &winner.executor, winner.shard_hash, ours);
 }
 
 /// Transactions with their senders: from the pool where it knows them, else recovered.

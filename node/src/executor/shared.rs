@@ -2,12 +2,13 @@
 
 use super::cache::{CacheView, StateCache};
 use super::feed::RoundBook;
-use super::limits::{AGED_AFTER, AGED_KEYS, AGED_TRACKED, AGED_TRANSACTIONS};
+use super::limits::{AGED_AFTER, AGED_KEYS, AGED_TRACKED, AGED_TRANSACTIONS, RETRY_MAX, RETRY_MIN};
 use super::pool::Pool;
 use super::stats::Stats;
+use super::verify::Outcome;
 use super::verifying::Bodies;
 use crate::execution::{Rules, Transaction};
-use crate::store_client::StoreClient;
+use crate::store_client::{StoreClient, StoreError, Winner};
 use arc_swap::ArcSwap;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hasher;
@@ -15,9 +16,49 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use troika_proto::{B256, ChainConfig, Environment, LockKey};
+
+/// A divergence alarm for the store.
+pub struct Report {
+    /// The round.
+    pub round: u64,
+    /// The shard.
+    pub shard: u32,
+    /// What came out here; `None`: it cannot be executed.
+    pub computed: Option<B256>,
+    /// Why it cannot.
+    pub reason: String,
+}
+
+/// Reports alarms to the store, each until it is heard.
+pub async fn report(client: StoreClient, executor: String, mut reports: mpsc::Receiver<Report>) {
+    while let Some(report) = reports.recv().await {
+        let mut pause = RETRY_MIN;
+        loop {
+            let (round, shard, computed) = (report.round, report.shard, report.computed);
+            let answer = client
+                .report_dissent(round, shard, &executor, computed, &report.reason)
+                .await;
+            match answer {
+                Ok(answer) => {
+                    tracing::debug!(round, shard, ?answer, "alarm reported");
+                    break;
+                }
+                // It will not be otherwise another time.
+                Err(error @ (StoreError::Rejected { .. } | StoreError::Pruned { .. })) => {
+                    tracing::warn!(round, shard, %error, "alarm not reported");
+                    break;
+                }
+                Err(error) => tracing::debug!(round, shard, %error, "alarm not reported yet"),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+}
 
 /// What the tasks of one executor share.
 pub struct Shared {
@@ -53,6 +94,12 @@ pub struct Shared {
     pub busy: watch::Sender<usize>,
     /// Whether lost shards are executed a second time.
     pub second_execution: bool,
+    /// Whether it takes part in making blocks, or in checking alone.
+    pub build: bool,
+    /// How many executors own each of its shards; 0: unknown.
+    pub owners: u32,
+    /// Alarms on their way to the store.
+    pub reports: mpsc::Sender<Report>,
     /// For blocking threads that must wait for the store.
     pub runtime: Handle,
     /// Cancelled when the executor stops.
@@ -93,6 +140,26 @@ impl Shared {
         spread.mul_f64(share)
     }
 
+    /// The divergence alarm: this executor comes to another outcome than was accepted. Told to the log, the metrics, and
+    /// in time to the store, where every tool sees it.
+    pub fn alarm(&self, round: u64, shard: u32, winner: &Winner, outcome: &Outcome) {
+        let ours = outcome.to_string();
+        let stats = &self.stats;
+        stats.diverged(round, shard, &winner.executor, winner.shard_hash, &ours);
+        let report = Report {
+            round,
+            shard,
+            computed: match outcome {
+                Outcome::Shard(shard) => Some(shard.hash),
+                Outcome::Impossible(_) | Outcome::Unavailable(_) => None,
+            },
+            reason: ours,
+        };
+        if self.reports.try_send(report).is_err() {
+            tracing::warn!(round, shard, "too many alarms: this one stays here");
+        }
+    }
+
     /// Sets the gauges that show how much memory is in use.
     pub fn gauge(&self) {
         let (transactions, bytes) = {
@@ -111,6 +178,39 @@ impl Shared {
     /// The registry of aged transactions, locked. Never held over an await.
     pub fn aged(&self) -> MutexGuard<'_, Aged> {
         self.aged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts this shard among those that want to be executed, as long as it does.
+pub struct Busy {
+    count: watch::Sender<usize>,
+    counted: bool,
+}
+
+impl Busy {
+    /// Counts from now on.
+    pub fn new(count: &watch::Sender<usize>) -> Self {
+        let mut busy = Self {
+            count: count.clone(),
+            counted: false,
+        };
+        busy.set(true);
+        busy
+    }
+
+    /// Counts, or does not.
+    pub fn set(&mut self, on: bool) {
+        if on != self.counted {
+            self.counted = on;
+            self.count
+                .send_modify(|n| *n = if on { *n + 1 } else { *n - 1 });
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }
 

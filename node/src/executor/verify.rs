@@ -3,8 +3,9 @@
 use super::cache::{CacheView, Probe};
 use super::limits::{PROBE_TRANSACTIONS, PROBE_TURNS};
 use super::shared::Shared;
-use crate::execution::{Builder, ExecutionError, Transaction, Unavailable, execute_shard};
+use crate::execution::{Builder, ExecutionError, Transaction, Unavailable, execute_rest};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 use troika_proto::{B256, Environment, Shard};
 
 /// What came of it.
@@ -14,46 +15,58 @@ pub enum Outcome {
     Shard(Box<Shard>),
     /// They make none: which transaction, and why.
     Impossible(String),
-    /// The state could not be read: says nothing about the shard.
+    /// The state could not be read, or nobody wants to know any more: says nothing about the shard.
     Unavailable(String),
 }
 
-/// Executes `transactions` as shard `index` of a block on `parent`, whose header has `environment`.
-pub async fn execute(
-    shared: &Arc<Shared>,
-    parent: B256,
-    environment: &Environment,
-    index: u32,
-    transactions: Vec<Arc<Transaction>>,
-) -> Outcome {
-    let view = shared.view(parent, environment.number.saturating_sub(1));
-    if let Err(error) = view.prefetch(&transactions).await {
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Shard(shard) => shard.hash.fmt(f),
+            Self::Impossible(reason) | Self::Unavailable(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// A shard to be executed.
+pub struct Task {
+    /// The block on whose state.
+    pub parent: B256,
+    /// Of the header.
+    pub environment: Environment,
+    /// Its index.
+    pub index: u32,
+    /// In order.
+    pub transactions: Vec<Arc<Transaction>>,
+}
+
+/// Executes `task`. Stops between two transactions once `over` is cancelled.
+pub async fn execute(shared: &Arc<Shared>, task: Task, over: &CancellationToken) -> Outcome {
+    let before = task.environment.number.saturating_sub(1);
+    let view = shared.view(task.parent, before);
+    if let Err(error) = view.prefetch(&task.transactions).await {
         return Outcome::Unavailable(error.to_string());
     }
     let permit = shared.permits.clone().acquire_owned().await.ok();
-    let environment = shared.execution_environment(environment);
-    let shared = shared.clone();
+    let (shared, over) = (shared.clone(), over.clone());
     let executed = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        run(&shared, &view, &environment, index, &transactions)
+        run(&shared, &view, &task, &over)
     });
     executed
         .await
         .unwrap_or_else(|error| Outcome::Unavailable(error.to_string()))
 }
 
-fn run(
-    shared: &Shared,
-    view: &Arc<CacheView>,
-    environment: &Environment,
-    index: u32,
-    transactions: &[Arc<Transaction>],
-) -> Outcome {
+fn run(shared: &Shared, view: &Arc<CacheView>, task: &Task, over: &CancellationToken) -> Outcome {
+    let environment = shared.execution_environment(&task.environment);
+    let rules = shared.rules.clone();
+    let mut builder = Builder::new(rules, environment.clone(), view.clone());
     let mut turns = 0;
     loop {
-        let rules = &shared.rules;
-        match execute_shard(rules, environment, index, transactions, view.clone()) {
-            Ok(shard) => return Outcome::Shard(Box::new(shard)),
+        match execute_rest(&mut builder, &task.transactions, || !over.is_cancelled()) {
+            Ok(true) => return Outcome::Shard(Box::new(builder.finish(task.index))),
+            Ok(false) => return Outcome::Unavailable("nobody waits for it any more".to_owned()),
             Err(ExecutionError::Unavailable { index: at, error }) => {
                 let missing = view.take_missing();
                 if missing.is_empty() {
@@ -64,9 +77,9 @@ fn run(
                 }
                 if turns < PROBE_TURNS {
                     turns += 1;
-                    let end = transactions.len().min(at + PROBE_TRANSACTIONS);
-                    let ahead = &transactions[at.min(end)..end];
-                    if let Err(error) = probe(shared, view, environment, ahead) {
+                    let end = task.transactions.len().min(at + PROBE_TRANSACTIONS);
+                    let ahead = &task.transactions[at.min(end)..end];
+                    if let Err(error) = probe(shared, view, &environment, ahead) {
                         return Outcome::Unavailable(error.to_string());
                     }
                 }

@@ -6,12 +6,13 @@
 //! agree make the block invalid. A round that nobody can finish is given up at its deadline.
 
 use super::limits::{BODIES_BYTES, RETRY_MAX, RETRY_MIN, VERIFY_DEADLINE};
-use super::shared::Shared;
-use super::verify::{Outcome, execute};
+use super::shared::{Busy, Shared};
+use super::verify::{Outcome, Task, execute};
 use crate::execution::Transaction;
 use crate::store_client::{Round, Seal, Submitted};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -80,8 +81,18 @@ impl Bodies {
 
 /// A VERIFY round that this executor takes part in. Dropped, it stops.
 pub struct Verifying {
+    /// As it was opened.
+    pub round: Arc<Round>,
     closed: CancellationToken,
-    decided: BTreeMap<u32, CancellationToken>,
+    shards: BTreeMap<u32, Check>,
+}
+
+/// The check of one shard.
+#[derive(Clone)]
+struct Check {
+    over: CancellationToken,
+    /// What this executor computed.
+    computed: Arc<OnceLock<B256>>,
 }
 
 impl Drop for Verifying {
@@ -95,42 +106,56 @@ impl Verifying {
     pub fn start(shared: &Arc<Shared>, round: Round) -> Self {
         let closed = shared.stop.child_token();
         let round = Arc::new(round);
-        let mut decided = BTreeMap::new();
-        for shard in shared.own() {
-            let over = closed.child_token();
+        // Every executor begins at another shard, and goes on from there.
+        let mut own: Vec<u32> = shared.own().collect();
+        let occasion = |shard: u32| [round.number.to_be_bytes(), u64::from(shard).to_be_bytes()];
+        own.sort_by_key(|shard| shared.stagger(&occasion(*shard).concat(), Duration::from_secs(1)));
+        let mut shards = BTreeMap::new();
+        for shard in own {
+            let state = Check {
+                over: closed.child_token(),
+                computed: Arc::default(),
+            };
             if !round.winners.contains_key(&shard) {
-                tokio::spawn(check(shared.clone(), round.clone(), shard, over.clone()));
+                tokio::spawn(check(shared.clone(), round.clone(), shard, state.clone()));
             }
-            decided.insert(shard, over);
+            shards.insert(shard, state);
         }
         tokio::spawn(give_up(shared.clone(), round.number, closed.clone()));
-        Self { closed, decided }
+        Self {
+            round,
+            closed,
+            shards,
+        }
     }
 
-    /// A shard has been decided: whoever works on it stops.
-    pub fn decided(&self, shard: u32) {
-        if let Some(over) = self.decided.get(&shard) {
-            over.cancel();
-        }
+    /// A shard has been decided: whoever works on it stops. Answers what was computed of it here.
+    pub fn decided(&self, shard: u32) -> Option<B256> {
+        let state = self.shards.get(&shard)?;
+        state.over.cancel();
+        state.computed.get().copied()
     }
 }
 
-async fn check(shared: Arc<Shared>, round: Arc<Round>, shard: u32, over: CancellationToken) {
+async fn check(shared: Arc<Shared>, round: Arc<Round>, shard: u32, state: Check) {
     let Some(expected) = round.shard_hashes.get(shard as usize).copied() else {
         return;
     };
     let checking = async {
         let body = shared.bodies.wait_for(expected).await;
+        let _busy = Busy::new(&shared.busy);
         let mut pause = RETRY_MIN;
         loop {
-            match outcome(&shared, &round, shard, &body).await {
-                Outcome::Unavailable(reason) => {
-                    tracing::debug!(round = round.number, shard, reason, "not checked yet");
+            let outcome = outcome(&shared, &round, shard, &body, &state.over).await;
+            if let Outcome::Shard(computed) = &outcome {
+                // The first outcome stands: executing is deterministic.
+                state.computed.get_or_init(|| computed.hash);
+            }
+            match submit(&shared, &round, shard, expected, &outcome).await {
+                Ok(()) => return,
+                Err(problem) => {
+                    tracing::debug!(round = round.number, shard, problem, "not checked yet");
                 }
-                outcome => match submit(&shared, &round, shard, expected, &outcome).await {
-                    Ok(()) => return,
-                    Err(problem) => tracing::warn!(round = round.number, shard, problem),
-                },
             }
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
@@ -138,7 +163,7 @@ async fn check(shared: Arc<Shared>, round: Arc<Round>, shard: u32, over: Cancell
     };
     tokio::select! {
         biased;
-        () = over.cancelled() => {}
+        () = state.over.cancelled() => {}
         () = checking => {}
     }
 }
@@ -149,6 +174,7 @@ async fn outcome(
     round: &Round,
     shard: u32,
     body: &Arc<Vec<Bytes>>,
+    over: &CancellationToken,
 ) -> Outcome {
     let raw = body.clone();
     let recovered = tokio::task::spawn_blocking(move || {
@@ -162,16 +188,16 @@ async fn outcome(
         Ok(Err(problem)) => return Outcome::Impossible(problem.to_string()),
         Err(error) => return Outcome::Unavailable(error.to_string()),
     };
-    execute(
-        shared,
-        round.parent,
-        &round.environment,
-        shard,
+    let task = Task {
+        parent: round.parent,
+        environment: round.environment.clone(),
+        index: shard,
         transactions,
-    )
-    .await
+    };
+    execute(shared, task, over).await
 }
 
+/// Says what came of a shard. An error: nothing is known of it yet.
 async fn submit(
     shared: &Shared,
     round: &Round,
@@ -179,25 +205,37 @@ async fn submit(
     expected: B256,
     outcome: &Outcome,
 ) -> Result<(), String> {
-    let (client, name) = (&shared.client, &shared.name);
+    let (client, name, owners) = (&shared.client, &shared.name, shared.owners);
     let answer = match outcome {
-        Outcome::Shard(outcome) => client.submit(round.number, name, outcome).await,
+        Outcome::Shard(outcome) => {
+            client
+                .submit_checked(round.number, name, owners, outcome)
+                .await
+        }
         Outcome::Impossible(reason) => {
             client
-                .submit_failure(round.number, shard, name, reason)
+                .submit_failure(round.number, shard, name, owners, reason)
                 .await
         }
         Outcome::Unavailable(reason) => return Err(reason.clone()),
     };
     match answer.map_err(|e| e.to_string())? {
+        // The store has it already.
         Submitted::Noted => {
-            let ours = match outcome {
-                Outcome::Shard(ours) => ours.hash.to_string(),
-                Outcome::Impossible(reason) | Outcome::Unavailable(reason) => reason.clone(),
-            };
-            shared
-                .stats
-                .diverged(round.number, shard, "the block's producer", expected, &ours);
+            let stats = &shared.stats;
+            stats.diverged(
+                round.number,
+                shard,
+                "the block's producer",
+                expected,
+                &outcome.to_string(),
+            );
+        }
+        Submitted::Decided { winner, .. } => {
+            let agrees = matches!(outcome, Outcome::Shard(ours) if ours.hash == winner.shard_hash);
+            if !agrees {
+                shared.alarm(round.number, shard, &winner, outcome);
+            }
         }
         answer => tracing::debug!(round = round.number, shard, ?answer, "checked"),
     }

@@ -58,6 +58,8 @@ pub const MAX_REQUEST_BYTES: u32 = 15 * 1024 * 1024;
 pub const MAX_RESPONSE_BYTES: u32 = 64 * 1024 * 1024;
 /// Requests in one batch.
 pub const MAX_BATCH: u32 = 1_000;
+/// Requests of one batch that run at one time.
+pub const BATCH_CONCURRENCY: usize = 16;
 /// Connections at one time.
 pub const MAX_CONNECTIONS: u32 = 1_000;
 /// Subscriptions of one connection.

@@ -1,9 +1,6 @@
 //! From the wire to checked values.
 
-use super::types::{
-    Event, EventId, EventKind, LockHolder, Refusal, RefusalCode, Round, RoundKind, RoundStatus,
-    Winner,
-};
+use super::types::{Event, EventId, EventKind, LockHolder, Round, RoundKind, RoundStatus, Winner};
 use std::time::Duration;
 use troika_proto::wire::{hash, required};
 use troika_proto::{B256, Environment, Header, LockKey, Malformed, v1};
@@ -38,63 +35,10 @@ impl From<EventId> for v1::EventId {
     }
 }
 
-impl TryFrom<v1::Winner> for Winner {
-    type Error = Malformed;
-
-    fn try_from(wire: v1::Winner) -> Result<Self, Malformed> {
-        Ok(Self {
-            shard_hash: hash("winner.shard_hash", &wire.shard_hash)?,
-            executor: wire.executor,
-            revision: wire.revision,
-        })
-    }
-}
-
-impl From<&Winner> for v1::Winner {
-    fn from(winner: &Winner) -> Self {
-        Self {
-            shard_hash: troika_proto::wire::hash_bytes(winner.shard_hash),
-            executor: winner.executor.clone(),
-            revision: winner.revision,
-        }
-    }
-}
-
-impl TryFrom<&v1::LockHolder> for LockHolder {
-    type Error = Malformed;
-
-    fn try_from(wire: &v1::LockHolder) -> Result<Self, Malformed> {
-        Ok(Self {
-            key: LockKey::try_from(required("key", wire.key.as_ref())?)?,
-            shard: wire.shard,
-            revision: wire.revision,
-        })
-    }
-}
-
-impl From<&LockHolder> for v1::LockHolder {
-    fn from(holder: &LockHolder) -> Self {
-        Self {
-            key: Some(holder.key.into()),
-            shard: holder.shard,
-            revision: holder.revision,
-        }
-    }
-}
-
 pub(super) fn holders(field: &str, list: &[v1::LockHolder]) -> Result<Vec<LockHolder>, Malformed> {
     list.iter()
         .map(|holder| LockHolder::try_from(holder).map_err(|e| e.within(field)))
         .collect()
-}
-
-impl From<v1::Refusal> for Refusal {
-    fn from(wire: v1::Refusal) -> Self {
-        Self {
-            code: RefusalCode::try_from(wire.code).unwrap_or(RefusalCode::Unspecified),
-            message: wire.message,
-        }
-    }
 }
 
 fn status(wire: &v1::Round) -> Result<RoundStatus, Malformed> {

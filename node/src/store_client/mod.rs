@@ -28,7 +28,7 @@ pub use state::{AccountState, BlockId, ShardParts, StateKey, StateValue, StateVa
 pub use transport::{Options, StoreClient, StoreError};
 pub use types::{
     AcceptedShard, Acquired, Block, BlockDiff, BlockShard, Event, EventId, EventKind, Head,
-    LockHolder, Opened, Place, Refusal, RefusalCode, Round, RoundKind, RoundStatus, Seal,
+    LockHolder, Opened, Place, Refusal, RefusalCode, Reported, Round, RoundKind, RoundStatus, Seal,
     Submitted, Winner,
 };
 pub use watch::{ShardFilter, Watch, WatchBatch, WatchError};

@@ -2,9 +2,9 @@
 
 use super::convert::holders;
 use super::transport::{StoreClient, StoreError, found};
-use super::types::{Acquired, LockHolder, Opened, Refusal, Round, Seal, Submitted};
+use super::types::{Acquired, LockHolder, Opened, Refusal, Reported, Round, Seal, Submitted};
 use tonic::transport::Channel;
-use troika_proto::limits::MAX_MESSAGE_BYTES;
+use troika_proto::limits::{MAX_MESSAGE_BYTES, MAX_REASON_BYTES};
 use troika_proto::wire::{hash_bytes, required};
 use troika_proto::{B256, Header, LockKey, Shard, v1};
 use v1::rounds_client::RoundsClient;
@@ -90,6 +90,21 @@ impl StoreClient {
         executor: &str,
         shard: &Shard,
     ) -> Result<Submitted, StoreError> {
+        self.submit_checked(round, executor, 0, shard).await
+    }
+
+    /// VERIFY: submits what executing a shard came to. `owners`: how many executors own it (0: unknown, two must agree
+    /// before an outcome that is not the header's counts).
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn submit_checked(
+        &self,
+        round: u64,
+        executor: &str,
+        owners: u32,
+        shard: &Shard,
+    ) -> Result<Submitted, StoreError> {
         let reply = self
             .call("submit shard", |channel| {
                 let request = v1::SubmitRequest {
@@ -99,6 +114,7 @@ impl StoreClient {
                     executor: executor.to_owned(),
                     header: Some((&shard.header).into()),
                     body: Some((&shard.body).into()),
+                    owners,
                     ..v1::SubmitRequest::default()
                 };
                 async move { rounds(channel).submit(request).await }
@@ -107,7 +123,8 @@ impl StoreClient {
         submitted(reply)
     }
 
-    /// VERIFY: reports that a shard cannot be executed, and why (at most 1,024 bytes are sent).
+    /// VERIFY: reports that a shard cannot be executed, and why (at most 1,024 bytes are sent). `owners` as for
+    /// [`Self::submit_checked`].
     ///
     /// # Errors
     /// [`StoreError`] without an answer.
@@ -116,18 +133,16 @@ impl StoreClient {
         round: u64,
         shard: u32,
         executor: &str,
+        owners: u32,
         reason: &str,
     ) -> Result<Submitted, StoreError> {
-        let mut end = reason.len().min(troika_proto::limits::MAX_REASON_BYTES);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
         let request = v1::SubmitRequest {
             meta: self.any_state(),
             round,
             shard,
             executor: executor.to_owned(),
-            failure: reason[..end].to_owned(),
+            failure: shortened(reason),
+            owners,
             ..v1::SubmitRequest::default()
         };
         let reply = self
@@ -137,6 +152,44 @@ impl StoreClient {
             })
             .await?;
         submitted(reply)
+    }
+
+    /// The divergence alarm: executing an accepted shard again came to `computed` (`None`: it cannot be executed, for
+    /// `reason`). Safe to repeat.
+    ///
+    /// # Errors
+    /// [`StoreError`] without an answer.
+    pub async fn report_dissent(
+        &self,
+        round: u64,
+        shard: u32,
+        executor: &str,
+        computed: Option<B256>,
+        reason: &str,
+    ) -> Result<Reported, StoreError> {
+        use v1::report_dissent_response::Outcome;
+        let request = v1::ReportDissentRequest {
+            meta: self.any_state(),
+            round,
+            shard,
+            executor: executor.to_owned(),
+            computed: computed.map(hash_bytes).unwrap_or_default(),
+            reason: match computed {
+                Some(_) => String::new(),
+                None => shortened(reason),
+            },
+        };
+        let reply = self
+            .call("report dissent", |channel| {
+                let request = request.clone();
+                async move { rounds(channel).report_dissent(request).await }
+            })
+            .await?;
+        Ok(match required("outcome", reply.outcome)? {
+            Outcome::Noted(_) => Reported::Noted,
+            Outcome::Winner(winner) => Reported::Agrees(winner.try_into()?),
+            Outcome::Refusal(refusal) => Reported::Refused(refusal.into()),
+        })
     }
 
     /// Takes locks ahead, all or nothing. BUILD only. `keys` ascending.
@@ -279,6 +332,11 @@ impl StoreClient {
             .await?;
         closed(reply.round, reply.refusal)
     }
+}
+
+/// What fits a reason on the wire.
+fn shortened(reason: &str) -> String {
+    reason[..reason.floor_char_boundary(MAX_REASON_BYTES)].to_owned()
 }
 
 fn closed(round: Option<v1::Round>, refusal: Option<v1::Refusal>) -> Result<Seal, StoreError> {

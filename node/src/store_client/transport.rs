@@ -359,7 +359,7 @@ macro_rules! replies {
 replies! {
     OpenRoundResponse SubmitResponse AcquireLocksResponse GetRoundResponse ListRoundsResponse ListLocksResponse
     SealRoundResponse VoidRoundResponse HeadResponse BlockResponse ShardResponse ReadResponse BlockDiffResponse
-    FindTransactionResponse InitChainResponse StatusResponse MembersResponse
+    FindTransactionResponse ReportDissentResponse InitChainResponse StatusResponse MembersResponse
 }
 
 #[cfg(test)]

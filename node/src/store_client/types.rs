@@ -6,6 +6,7 @@ use troika_proto::{
     B256, ChainConfig, Diff, Environment, Header, LockKey, Shard, ShardBody, ShardHeader, U256, v1,
 };
 
+pub use troika_proto::{LockHolder, Refusal, Winner};
 pub use v1::RefusalCode;
 
 /// A point in the order of events.
@@ -25,28 +26,6 @@ impl EventId {
             ordinal: u32::MAX,
         }
     }
-}
-
-/// Who won a shard. Never changes once given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Winner {
-    /// The accepted shard.
-    pub shard_hash: B256,
-    /// The executor that made it; empty where the round was sealed with the shard undecided (then the empty shard).
-    pub executor: String,
-    /// Revision of the decision.
-    pub revision: u64,
-}
-
-/// A lock key and who holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LockHolder {
-    /// What is locked.
-    pub key: LockKey,
-    /// The shard that holds it.
-    pub shard: u32,
-    /// Revision at which it was taken.
-    pub revision: u64,
 }
 
 /// Making or checking a block.
@@ -106,7 +85,7 @@ pub struct Round {
     pub propose_after: Duration,
     /// After this long the round may be sealed.
     pub seal_after: Duration,
-    /// VERIFY: differing outcomes reported so far.
+    /// Outcomes reported so far that are not the header's or the winner's.
     pub dissent: Vec<v1::BadShard>,
     /// Number of shards.
     pub shards: u32,
@@ -117,16 +96,6 @@ impl Round {
     pub fn is_open(&self) -> bool {
         self.status == RoundStatus::Open
     }
-}
-
-/// Why the store did not do it: an answer, not a fault.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message} ({code:?})")]
-pub struct Refusal {
-    /// Which rule.
-    pub code: RefusalCode,
-    /// What was wrong, what was expected.
-    pub message: String,
 }
 
 /// The answer to an opening.
@@ -154,6 +123,17 @@ pub enum Submitted {
     Refused(Refusal),
     /// VERIFY: the outcome differs from the header's and is noted as dissent.
     Noted,
+}
+
+/// The answer to a report that an accepted shard comes out differently.
+#[derive(Clone, Debug)]
+pub enum Reported {
+    /// It stands beside the decision.
+    Noted,
+    /// It does not differ from the winner's, or nobody made that.
+    Agrees(Winner),
+    /// Refused for another reason.
+    Refused(Refusal),
 }
 
 /// The answer to taking locks ahead.

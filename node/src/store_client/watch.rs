@@ -131,6 +131,7 @@ impl Watch {
             first_shard,
             last_shard,
             all_shards: self.filter == ShardFilter::All,
+            only_shard_zero: matches!(self.filter, ShardFilter::Range(..)),
         };
         let mut client = rounds(channel);
         match timeout(ATTEMPT_TIMEOUT, client.watch(request)).await {

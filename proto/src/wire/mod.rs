@@ -2,9 +2,11 @@
 
 mod chain;
 mod diff;
+mod evidence;
 mod shard;
 
 pub use chain::check_name;
+pub use evidence::{evidence_text, key_text};
 
 use alloy_primitives::{Address, B256, U256};
 use bytes::Bytes;

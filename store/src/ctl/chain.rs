@@ -9,7 +9,7 @@ use super::show;
 use alloy_primitives::B256;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use troika_proto::wire::hash_bytes;
+use troika_proto::wire::{hash_bytes, key_text};
 use troika_proto::{LockKey, v1};
 
 pub(super) async fn chain_head(
@@ -182,7 +182,7 @@ async fn get(
         .await?;
     let mut rows: Vec<Value> = Vec::new();
     for (key, value) in keys.iter().zip(&answer.values) {
-        let text = show::key_text(&(*key).into());
+        let text = key_text(&(*key).into());
         rows.push(if key.slot.is_some() {
             json!({ "key": text, "value": show::decimal(&value.slot), "block": show::hex_value(&answer.block) })
         } else {

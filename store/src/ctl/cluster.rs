@@ -94,7 +94,7 @@ fn status_row(url: &str, status: &v1::StatusResponse) -> Value {
     if !status.writes_refused.is_empty() {
         row["error"] = format!("writes are refused: {}", status.writes_refused).into();
     } else if !status.divergence.is_empty() {
-        row["error"] = format!("divergence: {}", status.divergence.join(" ")).into();
+        row["error"] = format!("divergence: {}", status.divergence.join("; ")).into();
     }
     row
 }

@@ -4,6 +4,7 @@
 use alloy_primitives::{U256, hex};
 use serde_json::{Map, Value, json};
 use troika_proto::v1;
+use troika_proto::wire::{evidence_text, key_text};
 
 /// `0x` hex; null where empty.
 pub(super) fn hex_or_null(bytes: &[u8]) -> Value {
@@ -32,17 +33,6 @@ fn short_number(bytes: &[u8]) -> Value {
         Some(number) => Value::String(format!("{number:#x}")),
         None => hex_value(bytes),
     }
-}
-
-pub(super) fn key_text(key: &v1::LockKey) -> String {
-    let address = hex::encode_prefixed(&key.address);
-    if key.slot.is_empty() {
-        return address;
-    }
-    format!(
-        "{address}/{:#x}",
-        U256::try_from_be_slice(&key.slot).unwrap_or_default()
-    )
 }
 
 pub(super) fn winner(winner: &v1::Winner) -> Value {
@@ -99,46 +89,28 @@ fn bad_shard(bad: &v1::BadShard) -> Value {
 /// Evidence with a sentence that says what it shows.
 pub(super) fn evidence(evidence: &v1::Evidence) -> Value {
     use v1::evidence::Kind;
-    match &evidence.kind {
-        None => Value::Null,
-        Some(Kind::DoubleWrite(double)) => {
-            let key = double.key.as_ref().map(key_text).unwrap_or_default();
-            json!({
-                "kind": "double_write",
-                "key": key,
-                "first_shard": double.first_shard,
-                "second_shard": double.second_shard,
-                "says": format!("shards {} and {} both write {key}", double.first_shard, double.second_shard),
-            })
-        }
+    let mut value = match &evidence.kind {
+        None => return Value::Null,
+        Some(Kind::DoubleWrite(double)) => json!({
+            "kind": "double_write",
+            "key": double.key.as_ref().map(key_text).unwrap_or_default(),
+            "first_shard": double.first_shard,
+            "second_shard": double.second_shard,
+        }),
         Some(Kind::BadHeader(bad)) => json!({
             "kind": "bad_header",
             "field": bad.field,
             "expected": bad.expected,
             "found": bad.found,
-            "says": format!("the header's {} is {}, but must be {}", bad.field, bad.found, bad.expected),
         }),
         Some(Kind::BadShard(bad)) => {
             let mut value = bad_shard(bad);
-            let who = bad.executors.join(", ");
-            let says = if bad.computed.is_empty() {
-                format!(
-                    "shard {} cannot be executed ({}), say {who}",
-                    bad.shard, bad.reason
-                )
-            } else {
-                format!(
-                    "shard {} comes out as {}, not {}, say {who}",
-                    bad.shard,
-                    hex::encode_prefixed(&bad.computed),
-                    hex::encode_prefixed(&bad.expected)
-                )
-            };
             value["kind"] = "bad_shard".into();
-            value["says"] = says.into();
             value
         }
-    }
+    };
+    value["says"] = evidence_text(evidence).into();
+    value
 }
 
 pub(super) fn environment(environment: &v1::Environment) -> Value {

@@ -9,6 +9,7 @@ use alloy_primitives::hex;
 use std::time::Duration;
 use tonic::Code;
 use troika_proto::v1;
+use troika_proto::wire::key_text;
 use v1::event::Kind;
 
 /// Pause before a broken watch is taken up again.
@@ -28,6 +29,7 @@ pub(super) async fn watch(
             first_shard: args.shards.map_or(0, |s| s.first),
             last_shard: args.shards.map_or(0, |s| s.last),
             all_shards: args.shards.is_none() && !args.no_shards,
+            only_shard_zero: args.shards.is_some(),
         };
         let mut stream = client
             .open_stream(|a| {
@@ -135,7 +137,7 @@ fn line(event: &v1::Event) -> String {
             )
         }
         Some(Kind::LocksAcquired(e)) => {
-            let keys: Vec<String> = e.keys.iter().map(show::key_text).collect();
+            let keys: Vec<String> = e.keys.iter().map(key_text).collect();
             format!(
                 "round {} shard {} locked {}",
                 e.round,

@@ -1,16 +1,15 @@
 //! The service `Cluster`: operating the members.
 
 use super::context::{Context, unexpected};
-use super::limits::DIVERGENCE_ROUNDS;
+use super::limits::{DIVERGENCE_LINES, DIVERGENCE_ROUNDS};
 use super::parse;
 use super::status::Fault;
 use crate::raft::error::AdminError;
 use crate::raft::status::MemberInfo;
-use crate::state::{Command, Decision, Machine};
+use crate::state::{Command, Decision, Dissent, Machine, Round};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use std::collections::BTreeSet;
 use tonic::{Request, Response, Status};
 use troika_proto::v1::cluster_server::Cluster;
 use troika_proto::wire::hash_bytes;
@@ -79,13 +78,31 @@ fn address(field: &str, text: &str) -> Result<String, Fault> {
     Err(Malformed::new(field, format!("{text:?} is not HOST:PORT")).into())
 }
 
-/// Executors whose results differed from an accepted shard's, in recent rounds.
+/// Where executors came to another result than was accepted, or than a checked header gives, in recent rounds; one line
+/// each, newest last.
 fn divergence(machine: &Machine) -> Vec<String> {
     let from = machine.next_round().saturating_sub(DIVERGENCE_ROUNDS);
     let rounds = machine.rounds(from).filter_map(|id| machine.round(id));
-    let dissent = rounds.flat_map(|round| &round.dissent);
-    let names: BTreeSet<&str> = dissent.map(|d| &*d.executor).collect();
-    names.into_iter().map(str::to_owned).collect()
+    let reports = rounds.flat_map(|round| {
+        let report = move |dissent| divergence_line(machine, round, dissent);
+        round.dissent.iter().map(report)
+    });
+    let mut lines: Vec<String> = reports.collect();
+    lines.split_off(lines.len().saturating_sub(DIVERGENCE_LINES))
+}
+
+/// One report, with who made what was accepted: either of the two may be the one that is wrong.
+fn divergence_line(machine: &Machine, round: &Round, dissent: &Dissent) -> String {
+    let computed = match dissent.computed {
+        Some(hash) => hash.to_string(),
+        None => format!("none ({})", dissent.reason),
+    };
+    let against = match machine.winner_of(round.id, dissent.shard) {
+        Some(winner) => format!("{} accepted from {}", winner.shard_hash, winner.executor),
+        None => "the header's".to_owned(),
+    };
+    let (round, shard, executor) = (round.id, dissent.shard, &dissent.executor);
+    format!("round {round} shard {shard}: {executor} computes {computed}, not {against}")
 }
 
 /// Bytes of memory that this process has in use; 0 where the system does not say.

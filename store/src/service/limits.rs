@@ -43,5 +43,7 @@ pub const DEFAULT_LIST_LOCKS: u32 = 1_000;
 pub const READ_KEYS_PER_LOOK: usize = 2_048;
 /// Newest rounds that are searched for executors whose results differed.
 pub const DIVERGENCE_ROUNDS: u64 = 1_024;
+/// Most such results that a status names.
+pub const DIVERGENCE_LINES: usize = 64;
 /// Pause between two looks at whether the member is ready.
 pub const HEALTH_PAUSE: Duration = Duration::from_millis(250);

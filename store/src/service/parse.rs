@@ -1,13 +1,37 @@
 //! Requests into checked commands. What is malformed is refused here with the name of its field, before it costs more.
 
 use crate::state::{
-    AcquireLocks, Command, OpenRound, OpenTarget, RoundKind, VoidReason, ascending_keys,
+    AcquireLocks, Command, OpenRound, OpenTarget, ReportDissent, RoundKind, VoidReason,
+    ascending_keys,
 };
 use prost::Message;
 use std::sync::Arc;
-use troika_proto::limits::{MAX_GENESIS_BYTES, MAX_RESERVATIONS, MAX_SHARDS};
+use troika_proto::limits::{MAX_GENESIS_BYTES, MAX_REASON_BYTES, MAX_RESERVATIONS, MAX_SHARDS};
 use troika_proto::wire::{at_most, check_name, hash, required};
 use troika_proto::{Genesis, Header, LockKey, Malformed, v1};
+
+/// A report that an accepted shard comes out differently.
+///
+/// # Errors
+/// [`Malformed`] naming the field.
+pub fn report_dissent(request: v1::ReportDissentRequest) -> Result<ReportDissent, Malformed> {
+    check_name("executor", &request.executor)?;
+    shard_index("shard", request.shard)?;
+    at_most("reason", request.reason.len(), MAX_REASON_BYTES)?;
+    let computed = match request.computed.is_empty() {
+        true => None,
+        false => Some(hash("computed", &request.computed)?),
+    };
+    Ok(ReportDissent {
+        round: request.round,
+        shard: request.shard,
+        executor: request.executor.into(),
+        computed,
+        reason: request.reason,
+        // One voice alone never voids a block this way.
+        owners: 2,
+    })
+}
 
 fn shard_index(field: &str, index: u32) -> Result<u32, Malformed> {
     if index < MAX_SHARDS {

@@ -7,6 +7,7 @@ use super::{parse, submit, watch};
 use crate::runtime::Instant;
 use crate::state::{Command, Decision, Machine, Refusal, RefusalCode, RoundId, RoundStatus};
 use futures::stream::BoxStream;
+use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 use troika_proto::limits::{MAX_LIST_LOCKS, MAX_LIST_ROUNDS};
 use troika_proto::v1::rounds_server::Rounds;
@@ -65,6 +66,27 @@ impl RoundsService {
             _ => return Err(unexpected(&proposed)),
         };
         Ok(v1::AcquireLocksResponse {
+            meta: self.context.meta_of(&proposed),
+            outcome: Some(outcome),
+        })
+    }
+
+    async fn dissent(
+        &self,
+        request: v1::ReportDissentRequest,
+        deadline: Instant,
+    ) -> Result<v1::ReportDissentResponse, Fault> {
+        use v1::report_dissent_response::Outcome;
+        let report = parse::report_dissent(request)?;
+        let command = Command::ReportDissent(Arc::new(report));
+        let proposed = self.context.propose(command, deadline).await?;
+        let outcome = match &proposed.answer.decision {
+            Decision::Noted => Outcome::Noted(true),
+            Decision::Winner(winner) => Outcome::Winner(winner.into()),
+            Decision::Refused(refusal) => Outcome::Refusal(refusal.into()),
+            _ => return Err(unexpected(&proposed)),
+        };
+        Ok(v1::ReportDissentResponse {
             meta: self.context.meta_of(&proposed),
             outcome: Some(outcome),
         })
@@ -302,6 +324,15 @@ impl Rounds for RoundsService {
                 refusal: Some((&refusal).into()),
             },
         }))
+    }
+
+    async fn report_dissent(
+        &self,
+        request: Request<v1::ReportDissentRequest>,
+    ) -> Result<Response<v1::ReportDissentResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let deadline = self.context.admit(&metadata, request.meta.as_ref()).await?;
+        Ok(Response::new(self.dissent(request, deadline).await?))
     }
 
     type WatchStream = Answers<v1::WatchResponse>;

@@ -35,7 +35,7 @@ impl Filter {
         }
         Ok(match (request.all_shards, first, last) {
             (true, ..) => Self::All,
-            (false, 0, 0) => Self::None,
+            (false, 0, 0) if !request.only_shard_zero => Self::None,
             (false, first, last) => Self::Range(first, last),
         })
     }
@@ -197,11 +197,16 @@ mod tests {
             }))
         };
         let opened = event(Kind::RoundOpened(v1::Round::default()));
+        let shard_zero = v1::WatchRequest {
+            only_shard_zero: true,
+            ..request(0, 0, false)
+        };
         let cases = [
             (request(0, 0, true), [true, true]),
             (request(0, 0, false), [false, false]),
             (request(0, 1, false), [true, false]),
             (request(1, 4, false), [false, true]),
+            (shard_zero, [true, false]),
         ];
         for (request, takes) in cases {
             let filter = Filter::parse(&request).unwrap();

@@ -1,14 +1,14 @@
 //! Accepting shards, taking locks ahead, and noting dissent.
 
 use super::command::{AcceptShard, AcquireLocks, ReportDissent, RoundKind};
-use super::decision::{Decision, Holder, Refusal};
+use super::decision::{Decision, Holder, Refusal, Winner};
 use super::evidence::{Evidence, VoidReason};
 use super::history::{EventKind, LocksEvent};
 use super::layers::{Account, StateAt};
 use super::limits::{MAX_DISSENT_PER_SHARD, MAX_HELD_KEYS};
 use super::machine::{Machine, no_chain};
 use super::records::{RecordKey, Value, held, round as record};
-use super::round::{Accepted, CompactWinner, Dissent, Live, Lock, digest_held};
+use super::round::{Accepted, CompactWinner, Dissent, Live, Lock, Round, digest_held};
 use crate::mutant::{self, Mutant};
 use std::sync::Arc;
 use troika_proto::v1::RefusalCode;
@@ -199,7 +199,7 @@ impl Machine {
     pub(super) fn report_dissent(&mut self, report: &ReportDissent) -> Result<Decision, Refusal> {
         let (id, shard) = (report.round, report.shard);
         if let Some(winner) = self.decided(id, shard)? {
-            return Ok(Decision::Winner(winner));
+            return self.dissent_from(&winner, report);
         }
         let live = self.live.get(&id).ok_or_else(no_chain)?;
         let Some(checked) = &live.round.checked else {
@@ -211,15 +211,10 @@ impl Machine {
             let message = "the outcome is the header's own: submit the shard instead";
             return Err(Refusal::new(RefusalCode::BadDiff, message));
         }
-        let about = live.round.dissent.iter().filter(|d| d.shard == shard);
-        if about.clone().any(|d| d.executor == report.executor) {
-            // An executor's first word stands.
+        if !is_new(&live.round, report)? {
             return Ok(Decision::Noted);
         }
-        if about.clone().count() >= MAX_DISSENT_PER_SHARD {
-            let message = format!("MAX_DISSENT_PER_SHARD: {MAX_DISSENT_PER_SHARD} reports stand");
-            return Err(Refusal::new(RefusalCode::Limit, message));
-        }
+        let about = live.round.dissent.iter().filter(|d| d.shard == shard);
         let same = about.filter(|d| d.computed == report.computed);
         let mut executors: Vec<_> = same.map(|d| d.executor.clone()).collect();
         executors.push(report.executor.clone());
@@ -239,21 +234,58 @@ impl Machine {
         Ok(Decision::Noted)
     }
 
+    /// A decided shard stays what it is. An executor that ran its transactions again and came to something else is
+    /// noted beside it, for the divergence alarm; so is a late checker.
+    fn dissent_from(
+        &mut self,
+        winner: &Winner,
+        report: &ReportDissent,
+    ) -> Result<Decision, Refusal> {
+        let agrees = report.computed == Some(winner.shard_hash);
+        // Nobody made what the sealing filled in.
+        if agrees || winner.executor.is_empty() {
+            return Ok(Decision::Winner(winner.clone()));
+        }
+        let round = self.round(report.round).ok_or_else(no_chain)?;
+        if is_new(round, report)? {
+            self.change();
+            self.note(report);
+        }
+        Ok(Decision::Noted)
+    }
+
     fn note(&mut self, report: &ReportDissent) {
-        let Some(live) = self.live.get_mut(&report.round) else {
-            return;
-        };
         let dissent = Dissent {
             shard: report.shard,
             executor: report.executor.clone(),
             computed: report.computed,
             reason: report.reason.clone(),
         };
-        self.items.add(live.round.digest_dissent(&dissent));
-        live.round.dissent.push(dissent);
-        let value = Value::Encoded(record::encode(&live.round));
-        self.generation.put(RecordKey::Round(live.round.id), value);
+        let (id, items) = (report.round, &mut self.items);
+        let value = if let Some(live) = self.live.get_mut(&id) {
+            live.round.add_dissent(dissent, items);
+            Value::Encoded(record::encode(&live.round))
+        } else if let Some(closed) = self.closed.get_mut(&id) {
+            Arc::make_mut(closed).add_dissent(dissent, items);
+            Value::Round(closed.clone())
+        } else {
+            return;
+        };
+        self.generation.put(RecordKey::Round(id), value);
     }
+}
+
+/// False where that executor has spoken about the shard before: its first word stands.
+fn is_new(round: &Round, report: &ReportDissent) -> Result<bool, Refusal> {
+    let about = round.dissent.iter().filter(|d| d.shard == report.shard);
+    if about.clone().any(|d| d.executor == report.executor) {
+        return Ok(false);
+    }
+    if about.count() >= MAX_DISSENT_PER_SHARD {
+        let message = format!("MAX_DISSENT_PER_SHARD: {MAX_DISSENT_PER_SHARD} reports stand");
+        return Err(Refusal::new(RefusalCode::Limit, message));
+    }
+    Ok(true)
 }
 
 impl Live {

@@ -2,58 +2,16 @@
 
 use bytes::Bytes;
 use prost::Message;
-use std::sync::Arc;
 use troika_proto::log::v1 as log;
-use troika_proto::v1::RefusalCode;
 use troika_proto::wire::{hash, hash_bytes, required};
-use troika_proto::{B256, LockKey, Malformed, v1};
+use troika_proto::{B256, Malformed, v1};
+pub use troika_proto::{LockHolder as Holder, Refusal, Winner};
 
 /// A round's number. The first round is 1; numbers are never used twice.
 pub type RoundId = u64;
 
 /// Counts the commands that changed the state, one each.
 pub type Revision = u64;
-
-/// Who won a shard. Never changes once given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Winner {
-    /// Hash of the accepted shard.
-    pub shard_hash: B256,
-    /// Who made it; empty where the round was sealed with the shard undecided (then the empty shard).
-    pub executor: Arc<str>,
-    /// The revision of the decision: its fence.
-    pub revision: Revision,
-}
-
-/// A lock key and the shard that holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// The key.
-    pub key: LockKey,
-    /// The shard.
-    pub shard: u32,
-    /// Revision at which it was taken: the fence.
-    pub revision: Revision,
-}
-
-/// Why a command changed nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// For programs.
-    pub code: RefusalCode,
-    /// What was wrong and what was expected.
-    pub message: String,
-}
-
-impl Refusal {
-    /// A code with its message.
-    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
-    }
-}
 
 /// What a command was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,65 +57,6 @@ pub struct Answer {
     pub revision: Revision,
     /// The decision.
     pub decision: Decision,
-}
-
-impl From<&Winner> for v1::Winner {
-    fn from(winner: &Winner) -> Self {
-        Self {
-            shard_hash: hash_bytes(winner.shard_hash),
-            executor: winner.executor.to_string(),
-            revision: winner.revision,
-        }
-    }
-}
-
-impl TryFrom<&v1::Winner> for Winner {
-    type Error = Malformed;
-
-    fn try_from(wire: &v1::Winner) -> Result<Self, Malformed> {
-        Ok(Self {
-            shard_hash: hash("shard_hash", &wire.shard_hash)?,
-            executor: wire.executor.as_str().into(),
-            revision: wire.revision,
-        })
-    }
-}
-
-impl From<&Holder> for v1::LockHolder {
-    fn from(holder: &Holder) -> Self {
-        Self {
-            key: Some(holder.key.into()),
-            shard: holder.shard,
-            revision: holder.revision,
-        }
-    }
-}
-
-impl TryFrom<&v1::LockHolder> for Holder {
-    type Error = Malformed;
-
-    fn try_from(wire: &v1::LockHolder) -> Result<Self, Malformed> {
-        Ok(Self {
-            key: LockKey::try_from(required("key", wire.key.as_ref())?)?,
-            shard: wire.shard,
-            revision: wire.revision,
-        })
-    }
-}
-
-impl From<&Refusal> for v1::Refusal {
-    fn from(refusal: &Refusal) -> Self {
-        Self {
-            code: refusal.code.into(),
-            message: refusal.message.clone(),
-        }
-    }
-}
-
-impl From<&v1::Refusal> for Refusal {
-    fn from(wire: &v1::Refusal) -> Self {
-        Self::new(wire.code(), wire.message.clone())
-    }
 }
 
 impl Answer {
@@ -234,7 +133,7 @@ impl Answer {
             Wire::Pruned(below) => Decision::Pruned(*below),
             Wire::FeatureLevel(level) => Decision::FeatureLevel(*level),
             Wire::RevisionRaised(_) => Decision::RevisionRaised,
-            Wire::Refused(refusal) => Decision::Refused(refusal.into()),
+            Wire::Refused(refusal) => Decision::Refused(refusal.clone().into()),
         };
         Ok(Self {
             revision: wire.revision,

@@ -1,6 +1,5 @@
 //! What the service asks an applied machine. Nothing here changes anything.
 
-use super::command::RoundKind;
 use super::decision::{Holder, RoundId, Winner};
 use super::history::{EventId, EventKind, StoredEvent};
 use super::layers::{HeldBlock, StateAt};
@@ -364,9 +363,10 @@ impl From<v1::EventId> for EventId {
 
 /// Reports about one shard with one outcome, together.
 fn dissent_to_wire(round: &Round) -> Vec<v1::BadShard> {
-    let Some(checked) = &round.checked else {
-        debug_assert!(round.kind == RoundKind::Build);
-        return Vec::new();
+    // From the header's list; where there is none, from what was accepted.
+    let expected = |shard: u32| match &round.checked {
+        Some(checked) => checked.shard_hashes.get(shard as usize).copied(),
+        None => round.winner(shard).map(|winner| winner.hash),
     };
     let mut grouped: BTreeMap<(u32, Option<B256>), Vec<&Dissent>> = BTreeMap::new();
     for dissent in &round.dissent {
@@ -377,12 +377,7 @@ fn dissent_to_wire(round: &Round) -> Vec<v1::BadShard> {
         .into_iter()
         .map(|((shard, computed), reports)| v1::BadShard {
             shard,
-            expected: checked
-                .shard_hashes
-                .get(shard as usize)
-                .copied()
-                .map(hash_bytes)
-                .unwrap_or_default(),
+            expected: expected(shard).map(hash_bytes).unwrap_or_default(),
             computed: computed.map(hash_bytes).unwrap_or_default(),
             executors: reports.iter().map(|d| d.executor.to_string()).collect(),
             reason: reports

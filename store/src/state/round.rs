@@ -57,7 +57,7 @@ pub struct Checked {
     pub attempt: u32,
 }
 
-/// An outcome that is not the header's.
+/// An outcome that is not the header's (VERIFY) or not the winner's, of the same transactions (BUILD).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dissent {
     /// The shard.
@@ -95,7 +95,7 @@ pub struct Round {
     pub checked: Option<Checked>,
     /// Keys locked for shards at the opening.
     pub reserved: Arc<[(LockKey, u32)]>,
-    /// VERIFY: outcomes that are not the header's.
+    /// Outcomes that are not the header's or the winner's.
     pub dissent: Vec<Dissent>,
     /// One a shard.
     pub winners: Vec<CompactWinner>,
@@ -156,6 +156,12 @@ impl Round {
             .hash(&winner.hash)
             .word(winner.revision)
             .word(winner.executor.into())
+    }
+
+    /// Notes an outcome that is not the header's or the winner's.
+    pub(super) fn add_dissent(&mut self, dissent: Dissent, items: &mut StateHash) {
+        items.add(self.digest_dissent(&dissent));
+        self.dissent.push(dissent);
     }
 
     pub(super) fn digest_dissent(&self, dissent: &Dissent) -> Digest {

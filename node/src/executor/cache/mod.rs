@@ -299,4 +299,87 @@ mod tests {
         assert!(cache.bytes() <= 1 << 20);
         assert!(cache.bytes() > 1 << 18);
     }
+
+    /// What a chain of blocks does to a cache that is always asked, with reads that come late, forks, restarts and
+    /// values that are forgotten: an answer is right, or there is none.
+    mod against_a_model {
+        use super::*;
+        use proptest::prelude::*;
+
+        #[derive(Clone, Debug)]
+        enum Step {
+            /// A block upon the `n`th newest that there is, which the cache follows if it becomes the head.
+            Block(u8, Vec<(u8, u64)>, u64),
+            /// The value of a key at the `n`th newest block is read from the store, perhaps late.
+            Read(u8, u8),
+            /// The executor starts anew at the head.
+            Restart,
+        }
+
+        fn step() -> impl Strategy<Value = Step> {
+            let changes = proptest::collection::vec((0..6u8, 1..9u64), 0..4);
+            prop_oneof![
+                4 => (0..3u8, changes, 0..3u64).prop_map(|(on, c, fees)| Step::Block(on, c, fees)),
+                8 => (0..12u8, 0..7u8).prop_map(|(at, key)| Step::Read(at, key)),
+                1 => Just(Step::Restart),
+            ]
+        }
+
+        /// The balances after each block, oldest first.
+        type Chain = Vec<(B256, Vec<u64>)>;
+
+        fn newest(chain: &Chain, back: u8) -> (B256, Vec<u64>) {
+            chain[chain.len() - 1 - usize::from(back).min(chain.len() - 1)].clone()
+        }
+
+        proptest! {
+            #[test]
+            fn answers_are_right_or_absent(
+                steps in proptest::collection::vec(step(), 1..80),
+                limit in prop_oneof![Just(1usize << 12), Just(1 << 20)],
+            ) {
+                const PAYEE: u8 = 6;
+                let cache = StateCache::new(limit);
+                let mut chain: Chain = vec![(block(0), vec![10; 7])];
+                let mut head = block(0);
+                cache.reset(head);
+                for (number, step) in (1u64..).zip(steps) {
+                    match step {
+                        Step::Block(on, changes, fees) => {
+                            let (parent, mut balances) = newest(&chain, on);
+                            let mut diff = Diff::default();
+                            for (key, by) in changes {
+                                let account = diff.accounts.entry(address(key)).or_default();
+                                let more = U256::from(by) + account.balance.amount();
+                                account.balance = Delta::rise(more);
+                                balances[usize::from(key)] += by;
+                            }
+                            balances[usize::from(PAYEE)] += fees;
+                            let hash = B256::from(U256::from(number << 8));
+                            // A block on another one than the head: a fork, whose state is not kept; or, now and
+                            // then, the head jumps there.
+                            if parent == head || number % 5 == 0 {
+                                cache.advance(parent, hash, &diff, address(PAYEE), U256::from(fees));
+                                head = hash;
+                            }
+                            chain.push((hash, balances));
+                        }
+                        Step::Read(back, key) => {
+                            let (at, balances) = newest(&chain, back);
+                            let value = account(balances[usize::from(key)]);
+                            cache.insert(at, StateKey::Account(address(key)), value);
+                        }
+                        Step::Restart => cache.reset(head),
+                    }
+                    for (at, balances) in &chain {
+                        for key in 0..7u8 {
+                            let found = cache.get(*at, &StateKey::Account(address(key)));
+                            let right = account(balances[usize::from(key)]);
+                            prop_assert!(found.is_none_or(|found| found == right), "{found:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! missing values by nothing, so that transactions executed on it name, all in one go, what state they will ask for.
 
 use super::{StateCache, Value, lock};
+use crate::blocking::wait_for;
 use crate::execution::{Account, Code, StateView, Transaction, Unavailable, code_of};
 use crate::store_client::{BlockId, StateKey, StateValue, StoreClient, StoreError};
 use alloy_consensus::Transaction as _;
@@ -89,6 +90,11 @@ impl CacheView {
     /// # Errors
     /// [`StoreError`] without an answer.
     pub async fn prefetch(&self, transactions: &[Arc<Transaction>]) -> Result<(), StoreError> {
+        self.load(self.named(transactions)).await
+    }
+
+    /// What `transactions` name themselves and is not known.
+    fn named(&self, transactions: &[Arc<Transaction>]) -> Missing {
         let mut missing = Missing::default();
         let mut want = |key: StateKey| {
             if self.known(&key).is_none() {
@@ -115,7 +121,7 @@ impl CacheView {
                 }
             }
         }
-        self.load(missing).await
+        missing
     }
 
     /// Loads what is missing, and the code of every account among it.
@@ -166,9 +172,29 @@ impl CacheView {
     ///
     /// # Errors
     /// [`Unavailable`] without an answer.
-    pub fn load_blocking(&self, runtime: &Handle, missing: Missing) -> Result<(), Unavailable> {
-        let loaded = runtime.block_on(self.load(missing));
-        loaded.map_err(|error| Unavailable(error.to_string()))
+    pub fn load_blocking(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        missing: Missing,
+    ) -> Result<(), Unavailable> {
+        let view = self.clone();
+        answered(wait_for(runtime, async move { view.load(missing).await }))
+    }
+
+    /// As [`Self::prefetch`], from a thread that may block.
+    ///
+    /// # Errors
+    /// [`Unavailable`] without an answer.
+    pub fn prefetch_blocking(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        transactions: &[Arc<Transaction>],
+    ) -> Result<(), Unavailable> {
+        let named = self.named(transactions);
+        if named.is_empty() {
+            return Ok(());
+        }
+        self.load_blocking(runtime, named)
     }
 
     /// The hash of this block's ancestor `number`, zero where there is none: along the links, so right on any branch.
@@ -194,6 +220,13 @@ impl CacheView {
     fn miss(&self, note: impl FnOnce(&mut Missing)) -> Unavailable {
         note(&mut lock(&self.missing));
         Unavailable("not in the cache yet".to_owned())
+    }
+}
+
+fn answered(loaded: Option<Result<(), StoreError>>) -> Result<(), Unavailable> {
+    match loaded {
+        Some(loaded) => loaded.map_err(|error| Unavailable(error.to_string())),
+        None => Err(Unavailable("the executor stops".to_owned())),
     }
 }
 

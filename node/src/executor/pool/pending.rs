@@ -49,8 +49,13 @@ pub enum Full {
     #[error("the executor's pending pool is full ({0} bytes)")]
     Bytes(usize),
     /// The sender has as many as it may.
-    #[error("the executor keeps at most {0} transactions of one sender")]
-    Sender(usize),
+    #[error("the executor keeps at most {limit} transactions of one sender, {sender} has them")]
+    Sender {
+        /// How many.
+        limit: usize,
+        /// Whose.
+        sender: Address,
+    },
 }
 
 /// What to execute next, best first.
@@ -186,7 +191,10 @@ impl Pending {
         let sender = self.senders.entry(address).or_default();
         let part = sender.parts.entry(gateway.clone()).or_default();
         if part.transactions.len() >= self.sender_limit && !part.transactions.contains_key(&nonce) {
-            return Err(Full::Sender(self.sender_limit));
+            return Err(Full::Sender {
+                limit: self.sender_limit,
+                sender: address,
+            });
         }
         self.hashes.insert(transaction.hash, (address, nonce));
         self.bytes += size;
@@ -196,6 +204,23 @@ impl Pending {
         }
         self.touch(address);
         Ok(())
+    }
+
+    /// True if a fair part of what was full is free again.
+    pub fn has_room(&self, full: &Full) -> bool {
+        match full {
+            Full::Bytes(limit) => self.bytes < limit / 4 * 3,
+            Full::Sender { limit, sender } => {
+                let parts = self.senders.get(sender).into_iter();
+                let counts = parts.flat_map(|s| s.parts.values().map(|p| p.transactions.len()));
+                counts.max().unwrap_or(0) < limit / 4 * 3
+            }
+        }
+    }
+
+    /// The round that is being made.
+    pub fn round(&self) -> u64 {
+        self.round
     }
 
     /// Sends a sender's queue to `shard` from `from_round` on. Nothing is known of a sender without transactions.

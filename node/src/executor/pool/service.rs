@@ -1,13 +1,14 @@
 //! `troika.v1.Pool`: a gateway's stream, parsed and applied to the pending set in order.
 
-use super::super::limits::{GATEWAY_GRACE, GATEWAYS};
-use super::pending::StreamId;
+use super::super::limits::{GATEWAY_GRACE, GATEWAYS, ROOM_PAUSE};
+use super::pending::{Full, StreamId};
 use super::{Pool, Refused};
 use crate::execution::{Transaction, TxError};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
+use tokio::time::interval;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -88,6 +89,7 @@ impl v1::pool_server::Pool for PoolService {
             gateway,
             stream,
             replies: sender,
+            missed: Mutex::default(),
         };
         let (ended, failure) = mpsc::channel(1);
         let stop = self.stop.clone();
@@ -139,11 +141,25 @@ struct Session {
     gateway: Arc<str>,
     stream: StreamId,
     replies: mpsc::Sender<v1::PendingReply>,
+    /// What there was no room for.
+    missed: Mutex<Option<Full>>,
 }
 
 impl Session {
     async fn run(&self, mut updates: Streaming<v1::PendingUpdate>) -> Result<(), Status> {
-        while let Some(update) = updates.message().await? {
+        let mut looks = interval(ROOM_PAUSE);
+        loop {
+            let update = tokio::select! {
+                biased;
+                _ = looks.tick() => {
+                    self.look_for_room()?;
+                    continue;
+                }
+                update = updates.message() => update?,
+            };
+            let Some(update) = update else {
+                return Ok(());
+            };
             let update = required("update", update.update).map_err(invalid)?;
             if !self.take(update)? {
                 return Err(Status::aborted(
@@ -151,6 +167,16 @@ impl Session {
                 ));
             }
             self.pool.announce();
+        }
+    }
+
+    /// Ends the stream where there is room again for what was missed: the gateway then sends its whole set.
+    fn look_for_room(&self) -> Result<(), Status> {
+        let missed = *lock(&self.missed);
+        if missed.is_some_and(|missed| self.pool.pending().has_room(&missed)) {
+            return Err(Status::aborted(
+                "there was no room for some transactions, and is now: send the whole set again",
+            ));
         }
         Ok(())
     }
@@ -165,6 +191,7 @@ impl Session {
         let synced = matches!(update, Update::Synced(_));
         let mut refused = added.undecodable;
         let mut full = Vec::new();
+        let (round, mut shard) = (self.pool.pending().round(), 0);
         {
             let mut pending = self.pool.pending();
             if !pending.is_current(&self.gateway, self.stream) {
@@ -175,6 +202,7 @@ impl Session {
                     return Err(Status::invalid_argument("update: hello may only be first"));
                 }
                 Update::Add(add) => {
+                    shard = add.shard;
                     for transaction in added.transactions {
                         if let Err(why) = pending.add(&self.gateway, transaction.clone()) {
                             full.push((transaction, why));
@@ -201,11 +229,15 @@ impl Session {
                 .replies
                 .try_send(v1::PendingReply { reply: Some(reply) });
         }
+        // The set that is sent again brings them back as soon as there is room.
+        if let Some((_, why)) = full.last() {
+            *lock(&self.missed) = Some(*why);
+        }
         refused.extend(full.iter().map(|(transaction, why)| {
             v1::PendingReply::from(&Refused {
                 transaction: transaction.clone(),
-                round: 0,
-                shard: 0,
+                round,
+                shard,
                 held: Vec::new(),
                 reason: why.to_string(),
                 drop: false,
@@ -233,6 +265,10 @@ impl Session {
             }
         });
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Default)]

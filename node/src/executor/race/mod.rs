@@ -9,7 +9,7 @@ mod work;
 
 pub use open::open;
 
-use super::limits::{RETRY_MAX, RETRY_MIN, SEAL_SPREAD};
+use super::limits::{FILL_SHARE, RETRY_MAX, RETRY_MIN, SEAL_SPREAD};
 use super::shared::Shared;
 use crate::store_client::{Round, Seal, Winner};
 use std::collections::{BTreeMap, HashMap};
@@ -109,7 +109,7 @@ impl Race {
             token.cancel();
         }
         if first && self.decided.contains_key(&shard) {
-            if winner.executor == self.shared.name {
+            if *winner.executor == *self.shared.name {
                 self.shared.stats.won();
             } else {
                 self.shared.stats.lost();
@@ -137,6 +137,16 @@ impl Race {
 
     fn propose_at(&self) -> Instant {
         self.heard + self.round.propose_after
+    }
+
+    /// Until when a shard may be filled that is not full: half the time is left to make the proposal of it, on a machine
+    /// that is as slow at that as it was at filling.
+    fn fill_until(&self) -> Instant {
+        let left = self
+            .round
+            .seal_after
+            .saturating_sub(self.round.propose_after);
+        self.propose_at() + left / FILL_SHARE
     }
 }
 

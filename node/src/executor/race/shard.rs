@@ -1,10 +1,10 @@
 //! One executor's race for one shard.
 
 use super::super::limits::{
-    APPEND_INTERVAL, CONFLICT_TRIES, PROPOSE_SPREAD, PROPOSE_SPREAD_MAX,
+    APPEND_INTERVAL, APPEND_SLICE, CONFLICT_TRIES, PROPOSE_SPREAD, PROPOSE_SPREAD_MAX,
     PROPOSE_SPREAD_PER_TRANSACTION, RETRY_MAX, RETRY_MIN,
 };
-use super::super::shared::Shared;
+use super::super::shared::{Busy, Shared};
 use super::Race;
 use super::work::Work;
 use crate::store_client::{LockHolder, RefusalCode, Submitted};
@@ -61,9 +61,12 @@ impl Runner {
             self.pool.borrow_and_update();
             // Asked before: what a gateway sent until then is in the pool, and thereby in what is appended.
             let heard_all = self.shared.pool.pending().ready();
-            self.append().await;
-            if heard_all && self.is_due() {
+            let more = self.append().await;
+            if heard_all && self.is_due(more) {
                 break;
+            }
+            if more {
+                continue;
             }
             self.busy.set(false);
             self.wait().await;
@@ -73,19 +76,24 @@ impl Runner {
         self.propose().await;
     }
 
-    /// Executes what is pending and has not been tried.
-    async fn append(&mut self) {
+    /// Executes what is pending and has not been tried, for one slice. True: there is more.
+    ///
+    /// In slices, so that all shards of an executor fill at the same pace, however few threads it has.
+    async fn append(&mut self) -> bool {
         let has_work = match &self.work {
             Some(work) => work.has_more(),
             None => self.shared.pool.pending().has_changed(self.shard, 0),
         };
         if !has_work {
-            return;
+            return false;
         }
-        let appended = self.on_a_thread(|work| work.append()).await;
-        if let Err(error) = appended {
-            tracing::warn!(round = self.race.round.number, shard = self.shard, %error, "state");
-            self.back_off().await;
+        match self.on_a_thread(|work| work.append(APPEND_SLICE)).await {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::warn!(round = self.race.round.number, shard = self.shard, %error, "state");
+                self.back_off().await;
+                false
+            }
         }
     }
 
@@ -115,10 +123,16 @@ impl Runner {
         }
     }
 
-    /// A full shard at once, what there is after `propose_after`.
-    fn is_due(&self) -> bool {
+    /// A full shard at once, what there is after `propose_after`. Who has more to try then goes on for a while, but leaves
+    /// time to propose what it has.
+    fn is_due(&self, more: bool) -> bool {
         let full = self.work.as_ref().is_some_and(Work::is_full);
-        full || Instant::now() >= self.race.propose_at()
+        let at = if more {
+            self.race.fill_until()
+        } else {
+            self.race.propose_at()
+        };
+        full || Instant::now() >= at
     }
 
     /// Until something may have changed: pending transactions (which are taken in batches), or the time to propose.
@@ -221,43 +235,12 @@ impl Runner {
         self.shared.cache.reset(self.race.round.parent);
         self.back_off().await;
         self.work = None;
-        self.append().await;
+        while self.append().await && Instant::now() < self.race.fill_until() {}
         Some(self.finish().await)
     }
 
     async fn back_off(&mut self) {
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(RETRY_MAX);
-    }
-}
-
-/// Counts this shard among those that want to be executed, as long as it does.
-struct Busy {
-    count: watch::Sender<usize>,
-    counted: bool,
-}
-
-impl Busy {
-    fn new(count: &watch::Sender<usize>) -> Self {
-        let mut busy = Self {
-            count: count.clone(),
-            counted: false,
-        };
-        busy.set(true);
-        busy
-    }
-
-    fn set(&mut self, on: bool) {
-        if on != self.counted {
-            self.counted = on;
-            self.count
-                .send_modify(|n| *n = if on { *n + 1 } else { *n - 1 });
-        }
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.set(false);
     }
 }

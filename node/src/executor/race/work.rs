@@ -1,18 +1,17 @@
 //! One shard in the making: from the pending pool into a builder, on a thread that may block.
 
 use super::super::cache::CacheView;
-use super::super::limits::{
-    FULL_SKIPS, PROBE_TRANSACTIONS, PROBE_TURNS, PUSH_CHUNK, SELECT_SHARDS_OF_GAS,
-};
+use super::super::limits::{FULL_SKIPS, PROBE_TRANSACTIONS, PROBE_TURNS, SELECT_SHARDS_OF_GAS};
 use super::super::pool::{Refused, Select};
 use super::super::shared::Shared;
 use super::super::verify::probe;
 use super::Race;
 use crate::execution::{Builder, Invalid, Push, Transaction, Unavailable};
 use crate::store_client::LockHolder;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use troika_proto::{Address, LockKey, Shard};
 
@@ -33,9 +32,11 @@ pub struct Work {
     /// The next pending transaction does not fit.
     full: bool,
     held: HashMap<LockKey, LockHolder>,
+    /// The pass over what is pending that an ended slice interrupted.
+    pass: Pass,
 }
 
-/// What one pass has found beside what it included.
+/// What one pass over everything pending has found beside what it included. It may take several slices.
 #[derive(Default)]
 struct Pass {
     refused: Vec<Refused>,
@@ -62,6 +63,7 @@ impl Work {
             since: 0,
             full: false,
             held: HashMap::new(),
+            pass: Pass::default(),
         }
     }
 
@@ -85,25 +87,27 @@ impl Work {
                 .has_changed(self.shard, self.since)
     }
 
-    /// Appends what is pending, until the shard is full, all was tried, or the race is over.
+    /// Appends what is pending for at most about `slice`, until the shard is full, all was tried, or the race is over.
+    /// True: there is more to try.
     ///
     /// # Errors
     /// [`Unavailable`] where the store does not answer; what was appended stays.
-    pub fn append(&mut self) -> Result<(), Unavailable> {
-        while !self.full && !self.over.is_cancelled() {
-            let mut pass = Pass::default();
-            let more = self.pass(&mut pass);
-            self.shared.pool.passed(&pass.passed);
-            self.shared.pool.refuse(&pass.refused);
-            if !more? {
-                break;
-            }
+    pub fn append(&mut self, slice: Duration) -> Result<bool, Unavailable> {
+        let end = Instant::now() + slice;
+        let mut pass = std::mem::take(&mut self.pass);
+        let more = self.go_over(&mut pass, end);
+        self.shared.pool.passed(&std::mem::take(&mut pass.passed));
+        self.shared.pool.refuse(&std::mem::take(&mut pass.refused));
+        match more {
+            Ok(true) => self.pass = pass,
+            Ok(false) => self.full = pass.full || pass.full_skips > 0,
+            Err(_) => {}
         }
-        Ok(())
+        more
     }
 
-    /// Tries what is selected in one go; `false` where nothing is left to try.
-    fn pass(&mut self, pass: &mut Pass) -> Result<bool, Unavailable> {
+    /// Tries what is pending until `end`; `false` where nothing is left to try.
+    fn go_over(&mut self, pass: &mut Pass, end: Instant) -> Result<bool, Unavailable> {
         loop {
             // Who is parked or out has no next nonce.
             let mut taken = self.taken.clone();
@@ -118,69 +122,63 @@ impl Work {
                 gas: self.builder.gas_left().max(1) * SELECT_SHARDS_OF_GAS,
             });
             let transactions: Vec<_> = selection.queues.into_iter().flatten().collect();
-            if transactions.is_empty() {
-                self.since = selection.version;
-                self.full = pass.full_skips > 0;
+            let runtime = &self.shared.runtime;
+            self.view.prefetch_blocking(runtime, &transactions)?;
+            self.push(&transactions, pass, end)?;
+            // Before the next selection, which would find them again.
+            self.shared.pool.passed(&std::mem::take(&mut pass.passed));
+            if pass.full || self.over.is_cancelled() {
                 return Ok(false);
             }
-            let prefetched = self
-                .shared
-                .runtime
-                .block_on(self.view.prefetch(&transactions));
-            prefetched.map_err(|error| Unavailable(error.to_string()))?;
-            for chunk in transactions.chunks(PUSH_CHUNK) {
-                self.push(chunk, pass)?;
-                if pass.full || self.over.is_cancelled() {
-                    self.full = pass.full;
-                    return Ok(false);
-                }
+            if Instant::now() >= end {
+                return Ok(true);
             }
-            if !selection.more {
+            if transactions.is_empty() || !selection.more {
                 self.since = selection.version;
-                self.full = pass.full_skips > 0;
                 return Ok(false);
             }
         }
     }
 
-    /// Pushes one after the other; what the view misses on the way is loaded, for all of them together.
+    /// Pushes one after the other until `end`; what the view misses on the way is loaded, for all of them together.
     fn push(
         &mut self,
         transactions: &[Arc<Transaction>],
         pass: &mut Pass,
+        end: Instant,
     ) -> Result<(), Unavailable> {
         let mut turns = 0;
-        let tried = RefCell::new(0);
+        let tried = Cell::new(0);
         loop {
-            let rest = &transactions[*tried.borrow()..];
+            let rest = &transactions[tried.get()..];
             let gas_floor = GAS_FLOOR;
             let pushed = {
                 let pass = RefCell::new(&mut *pass);
                 let (taken, race, shard, held) =
                     (&mut self.taken, &self.race, self.shard, &self.held);
-                let out = &mut self.out;
+                let (out, over) = (&mut self.out, &self.over);
                 let shard_gas_limit = self.shared.rules.shard_gas_limit;
                 let mut gas_used = self.builder.gas_used();
                 let candidates = rest.iter().filter(|transaction| {
                     let parked = pass.borrow().parked.contains(&transaction.sender);
                     if parked {
-                        *tried.borrow_mut() += 1;
+                        tried.set(tried.get() + 1);
                     }
                     !parked
                 });
                 self.builder.push_all(candidates, |transaction, push| {
-                    *tried.borrow_mut() += 1;
+                    tried.set(tried.get() + 1);
                     let mut pass = pass.borrow_mut();
                     if let Push::Included { gas, .. } = &push {
                         gas_used += gas;
                         taken.insert(transaction.sender, transaction.nonce() + 1);
-                        return true;
+                    } else {
+                        pass.left_out(transaction, push, race.round.number, shard, held, out);
+                        pass.full = pass.full
+                            || pass.full_skips >= FULL_SKIPS
+                            || (pass.full_skips > 0 && shard_gas_limit - gas_used < gas_floor);
                     }
-                    pass.left_out(transaction, push, race.round.number, shard, held, out);
-                    pass.full = pass.full
-                        || pass.full_skips >= FULL_SKIPS
-                        || (pass.full_skips > 0 && shard_gas_limit - gas_used < gas_floor);
-                    !pass.full
+                    !pass.full && !over.is_cancelled() && Instant::now() < end
                 })
             };
             let Err(error) = pushed else {
@@ -192,7 +190,7 @@ impl Work {
             }
             self.view.load_blocking(&self.shared.runtime, missing)?;
             if turns < PROBE_TURNS {
-                let rest = &transactions[*tried.borrow()..];
+                let rest = &transactions[tried.get()..];
                 let ahead = &rest[..rest.len().min(PROBE_TRANSACTIONS)];
                 probe(&self.shared, &self.view, &self.race.environment, ahead)?;
                 turns += 1;

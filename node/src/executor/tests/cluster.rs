@@ -1,8 +1,8 @@
 //! What the tests share: a chain, signed transactions, a gateway's stream.
 
 use super::super::{Executor, ExecutorConfig, ExecutorHandle};
-use super::store::FakeStore;
 use crate::store_client;
+use crate::testing::FakeStore;
 use alloy_consensus::{SignableTransaction, TxLegacy};
 use alloy_eips::eip2718::Encodable2718;
 use alloy_network::TxSignerSync;

@@ -86,7 +86,7 @@ async fn every_executor_and_every_restart_publishes_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_gets_what_overlaps_and_nothing_without_overlap() {
     let genesis = genesis(4, 10, 200);
-    let (store, addr) = super::store::FakeStore::start(genesis.clone()).await;
+    let (store, addr) = crate::testing::FakeStore::start(genesis.clone()).await;
     let executor = executor("e0", addr, (1, 2)).await;
     store
         .until("two rounds", |s| (s.rounds.len() > 2).then_some(()))

@@ -3,4 +3,3 @@
 mod cluster;
 mod feed;
 mod race;
-mod store;

@@ -1,8 +1,9 @@
 //! Properties of the race.
 
-use super::cluster::{Gateway, call, cluster, executor, genesis, transfer};
-use super::store::{FakeStore, State};
+use super::super::{Executor, ExecutorConfig};
+use super::cluster::{Gateway, Signed, call, cluster, executor, genesis, transfer};
 use crate::store_client::{Options, StoreClient};
+use crate::testing::{FakeStore, State};
 use alloy_primitives::{Address, B256, Bytes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -339,4 +340,94 @@ async fn empty_rounds_open_and_seal_within_milliseconds() {
         .map(|r| r.opener.clone())
         .collect();
     assert!(openers.len() > 1, "openings are a race: {openers:?}");
+}
+
+/// Burns all its gas in a loop.
+const BURNER: &[u8] = &[0x5b, 0x5f, 0x56];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_executor_proposes_what_it_has_before_the_round_may_be_sealed() {
+    let mut genesis = genesis(2, 100, 4_000);
+    // More work than any machine does in the time.
+    genesis.config.shard_gas_limit = 1 << 36;
+    let burner = Address::repeat_byte(0xbb);
+    let account = GenesisAccount {
+        nonce: 1,
+        code: Bytes::from_static(BURNER),
+        ..GenesisAccount::default()
+    };
+    genesis.accounts.insert(burner, account);
+    let (store, addr) = FakeStore::start(genesis.clone()).await;
+    // One thread for two shards: each must get its share.
+    let store_options = Options::new([addr.to_string()]);
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let mut config = ExecutorConfig::new("e0", store_options, (0, 1), listen);
+    config.threads = 1;
+    let executor = Executor::start(config).await.unwrap();
+    let mut gateway = Gateway::connect("g", &genesis, executor.addr()).await;
+    for from in 1..=40u8 {
+        let queue: Vec<_> = (0..200)
+            .map(|nonce| call(from, nonce, burner, 0, 1_000_000, &[]))
+            .collect();
+        let shard = u32::from(from) % 2;
+        gateway
+            .add(&queue.iter().collect::<Vec<_>>(), shard, 0)
+            .await;
+    }
+    gateway.synced().await;
+    let first = store
+        .until("the first full round", |state| {
+            let mut sealed = state.rounds.iter().filter(|(_, r)| r.block.is_some());
+            let first = sealed.find(|(number, _)| !state.included(**number).is_empty());
+            first.map(|(number, _)| *number)
+        })
+        .await;
+    let state = store.state();
+    let winners = &state.rounds[&first].winners;
+    assert!(winners.values().all(|w| w.executor == "e0"), "{winners:?}");
+    for shard in 0..2 {
+        let included = state.included(first);
+        let count = included.iter().filter(|(s, _)| *s == shard).count();
+        assert!((1..4_000).contains(&count), "shard {shard}: {count}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_that_found_no_room_come_again_once_there_is_some() {
+    let genesis = genesis(1, 20, 3_000);
+    let (store, addr) = FakeStore::start(genesis.clone()).await;
+    let options = Options::new([addr.to_string()]);
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let mut config = ExecutorConfig::new("e0", options, (0, 0), listen);
+    // Room for a few transactions.
+    config.pool_bytes = 2_000;
+    let executor = Executor::start(config).await.unwrap();
+    let mut gateway = Gateway::connect("g", &genesis, executor.addr()).await;
+    let all: Vec<_> = (0..10).map(|nonce| transfer(1, nonce, 0xaa)).collect();
+    gateway.add(&all.iter().collect::<Vec<_>>(), 0, 0).await;
+    let refused = gateway.refused().await;
+    assert!(!refused.drop && refused.held.is_empty());
+    assert!(refused.reason.contains("full"), "{}", refused.reason);
+    gateway.synced().await;
+    included(&store, all[0].hash).await;
+    // There is room now: the executor ends the stream, and a gateway sends its whole set again.
+    let mut connections = 0;
+    while store.state().places(all[9].hash).is_empty() {
+        let ended = async { while let Ok(Some(_)) = gateway.replies.message().await {} };
+        let ended = tokio::time::timeout(Duration::from_secs(2), ended).await;
+        if ended.is_err() {
+            continue;
+        }
+        connections += 1;
+        assert!(connections < 20, "it never gets through");
+        let sealed = |tx: &&Signed| !store.state().places(tx.hash).is_empty();
+        let rest: Vec<_> = all.iter().filter(|tx| !sealed(tx)).collect();
+        gateway = Gateway::connect("g", &genesis, executor.addr()).await;
+        if rest.is_empty() {
+            break;
+        }
+        gateway.add(&rest, 0, 0).await;
+        gateway.synced().await;
+    }
+    assert!(connections > 0, "the stream went on");
 }

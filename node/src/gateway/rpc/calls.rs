@@ -15,19 +15,21 @@ use alloy_rpc_types_eth::state::StateOverride;
 use jsonrpsee::RpcModule;
 use jsonrpsee::types::Params;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
 use troika_proto::{Environment, Header};
 
 pub(super) fn register(module: &mut RpcModule<Gateway>) {
     method(module, "eth_call", |gateway, params| async move {
         let (request, block, overrides) = call_params(&params)?;
-        let run = move |site: Site| {
+        let run = move |site: &Site| {
             let overrides = overrides.as_ref();
             execution::call(
                 &site.rules,
                 &site.environment,
                 &request,
                 overrides,
-                site.view,
+                site.view.clone(),
             )
         };
         match gateway.on_block(block, run).await?.map_err(error::call)? {
@@ -38,14 +40,14 @@ pub(super) fn register(module: &mut RpcModule<Gateway>) {
     });
     method(module, "eth_estimateGas", |gateway, params| async move {
         let (request, block, overrides) = call_params(&params)?;
-        let run = move |site: Site| {
+        let run = move |site: &Site| {
             let overrides = overrides.as_ref();
             execution::estimate_gas(
                 &site.rules,
                 &site.environment,
                 &request,
                 overrides,
-                site.view,
+                site.view.clone(),
             )
         };
         let gas = gateway.on_block(block, run).await?.map_err(error::call)?;
@@ -56,10 +58,16 @@ pub(super) fn register(module: &mut RpcModule<Gateway>) {
         "eth_createAccessList",
         |gateway, params| async move {
             let (request, block, overrides) = call_params(&params)?;
-            let run = move |site: Site| {
+            let run = move |site: &Site| {
                 let overrides = overrides.as_ref();
                 let (rules, environment) = (&site.rules, &site.environment);
-                execution::create_access_list(rules, environment, &request, overrides, site.view)
+                execution::create_access_list(
+                    rules,
+                    environment,
+                    &request,
+                    overrides,
+                    site.view.clone(),
+                )
             };
             let found = gateway.on_block(block, run).await?.map_err(error::call)?;
             let mut answer = json!({
@@ -117,7 +125,7 @@ fn call_params(
 struct Site {
     rules: Rules,
     environment: Environment,
-    view: StoreView,
+    view: Arc<StoreView>,
 }
 
 impl Gateway {
@@ -137,7 +145,7 @@ impl Gateway {
     async fn on_block<R: Send + 'static>(
         &self,
         block: BlockId,
-        run: impl FnOnce(Site) -> Result<R, CallError> + Send + 'static,
+        run: impl Fn(&Site) -> Result<R, CallError> + Send + 'static,
     ) -> Answer<Result<R, CallError>> {
         let head = self.head();
         let (hash, header) =
@@ -150,9 +158,17 @@ impl Gateway {
         let site = Site {
             rules: self.rules.clone(),
             environment: self.environment(&header),
-            view: self.view(hash),
+            view: self.call_view(hash),
         };
-        self.bounded(move || run(site)).await
+        let unavailable =
+            |result: &Result<R, CallError>| matches!(result, Err(CallError::Unavailable(_)));
+        self.bounded(move || site.view.batched(unavailable, || run(&site)))
+            .await
+    }
+
+    /// The state after a block for as long as anybody waits for a call: what runs on reads nothing more.
+    fn call_view(&self, block: B256) -> Arc<StoreView> {
+        Arc::new(self.view(block).until(Instant::now() + CALL_TIMEOUT))
     }
 
     /// Runs on a blocking thread, when there is room, and gives up waiting after [`CALL_TIMEOUT`].
@@ -188,13 +204,17 @@ impl Gateway {
         let shard = block.transactions[at].shard;
         let first = block.shards[shard].first_transaction;
         let (rules, environment) = (self.rules.clone(), self.environment(&block.header));
-        let (view, cache) = (self.view(block.header.parent_hash), self.recovered.clone());
+        let view = self.call_view(block.header.parent_hash);
+        let cache = self.recovered.clone();
         let traced = self.bounded(move || {
             let txs = block.recovered(&cache).map_err(internal)?;
             let txs = &txs[first..=at];
             let place = place(&block, first);
-            execution::trace(&rules, &environment, txs, at - first, place, &options, view)
-                .map_err(trace_error)
+            let traced = view.batched(TraceResult::is_unavailable, || {
+                let view = view.clone();
+                execution::trace(&rules, &environment, txs, at - first, place, &options, view)
+            });
+            traced.map_err(trace_error)
         });
         traced.await?
     }
@@ -207,10 +227,10 @@ impl Gateway {
         let block = self.find_block(id).await?.ok_or_else(no_block)?;
         let (rules, environment) = (self.rules.clone(), self.environment(&block.header));
         let cache = self.recovered.clone();
-        let views: Vec<StoreView> = block
+        let views: Vec<Arc<StoreView>> = block
             .shards
             .iter()
-            .map(|_| self.view(block.header.parent_hash))
+            .map(|_| self.call_view(block.header.parent_hash))
             .collect();
         let traced = self.bounded(move || {
             let txs = block.recovered(&cache).map_err(internal)?;
@@ -219,8 +239,10 @@ impl Gateway {
                 let first = shard.first_transaction;
                 let of_shard = &txs[first..first + shard.header.transaction_count as usize];
                 let place = place(&block, first);
-                let traced =
-                    execution::trace_shard(&rules, &environment, of_shard, place, &options, view);
+                let traced = view.batched(TraceResult::is_unavailable, || {
+                    let view = view.clone();
+                    execution::trace_shard(&rules, &environment, of_shard, place, &options, view)
+                });
                 for (tx, trace) in of_shard.iter().zip(traced.map_err(trace_error)?) {
                     traces.push(json!({ "txHash": tx.hash, "result": trace }));
                 }
@@ -228,6 +250,17 @@ impl Gateway {
             Ok(traces)
         });
         traced.await?
+    }
+}
+
+/// Tells a trace that could not be read from one that there is none of.
+trait TraceResult {
+    fn is_unavailable(&self) -> bool;
+}
+
+impl<T> TraceResult for Result<T, execution::TraceError> {
+    fn is_unavailable(&self) -> bool {
+        matches!(self, Err(execution::TraceError::Unavailable(_)))
     }
 }
 

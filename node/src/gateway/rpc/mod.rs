@@ -11,6 +11,7 @@ mod error;
 mod fees;
 mod logs;
 mod reads;
+mod service;
 pub mod shapes;
 mod subscribe;
 mod transactions;
@@ -21,6 +22,7 @@ use super::limits::{
 };
 use super::{Gateway, StartError};
 use jsonrpsee::RpcModule;
+use jsonrpsee::server::middleware::rpc::RpcServiceBuilder;
 use jsonrpsee::server::{BatchRequestConfig, Server, ServerConfig, ServerHandle};
 use jsonrpsee::types::{ErrorObjectOwned, Params, SubscriptionId};
 use serde::Serialize;
@@ -48,15 +50,22 @@ pub(super) async fn serve(
         .set_tcp_no_delay(true)
         .build();
     let middleware = tower::ServiceBuilder::new().layer(CorsLayer::permissive());
+    let module = module(gateway.clone());
+    let mut names: Vec<&'static str> = module.method_names().collect();
+    names.sort_unstable();
+    let names: service::Names = names.into();
+    let requests = RpcServiceBuilder::new()
+        .layer_fn(move |inner| service::Requests::new(inner, gateway.clone(), names.clone()));
     let listen = |error| StartError::Listen(address, error);
     let server = Server::builder()
         .set_config(config)
         .set_http_middleware(middleware)
+        .set_rpc_middleware(requests)
         .build(address)
         .await
         .map_err(listen)?;
     let bound = server.local_addr().map_err(listen)?;
-    Ok((server.start(module(gateway)), bound))
+    Ok((server.start(module), bound))
 }
 
 /// All methods.

@@ -86,7 +86,7 @@ impl Gateway {
             json!({
                 "index": U64::from(index),
                 "hash": shard.winner.shard_hash,
-                "executor": (!shard.winner.executor.is_empty()).then_some(&shard.winner.executor),
+                "executor": (!shard.winner.executor.is_empty()).then_some(&*shard.winner.executor),
                 "revision": U64::from(shard.winner.revision),
                 "transactions": U64::from(shard.header.transaction_count),
                 "firstTransactionIndex": U64::from(shard.first_transaction),
@@ -115,7 +115,7 @@ impl Gateway {
                 "blockNumber": U64::from(block.header.number),
                 "transactionIndex": U64::from(at),
                 "shard": U64::from(block.transactions[at].shard),
-                "executor": block.shards[block.transactions[at].shard].winner.executor,
+                "executor": &*block.shards[block.transactions[at].shard].winner.executor,
             }));
         }
         Ok(self.pool(|pool| {

@@ -62,12 +62,11 @@ struct Setup {
 impl Setup {
     async fn new() -> Self {
         let rich: Vec<Address> = (1..=8).map(sender).collect();
-        let (fake, address, updates) = Fake::start(&rich).await;
-        let url = format!("http://{address}");
+        let (fake, addresses, updates) = Fake::start(&rich).await;
         let gateway = Gateway::start(Config {
             name: "gateway-1".to_owned(),
-            store: StoreClient::new(Options::new([url.clone()])).unwrap(),
-            executors: vec![url],
+            store: StoreClient::new(Options::new([addresses.store.to_string()])).unwrap(),
+            executors: vec![addresses.executor.to_string()],
             executor_tls: None,
             rpc: "127.0.0.1:0".parse().unwrap(),
             policy: routing::by_writes,

@@ -369,3 +369,65 @@ async fn bad_requests_get_the_codes_of_json_rpc() {
     }
     setup.gateway.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_call_reads_many_slots_in_a_few_batches() {
+    let setup = Setup::new().await;
+    // Adds up slots 1 to 60: PUSH0, then (PUSH1 n, SLOAD, ADD) for each, and answers the sum.
+    let mut code = vec![0x5f];
+    for slot in 1..=60u8 {
+        code.extend([0x60, slot, 0x54, 0x01]);
+    }
+    code.extend([0x5f, 0x52, 0x60, 0x20, 0x5f, 0xf3]);
+    let to = Address::repeat_byte(0xdd);
+    let overrides = json!({ to.to_string(): { "code": Bytes::from(code.clone()) } });
+    let before = setup.fake.state_reads();
+    let params = json!([{ "to": to }, "latest", overrides]);
+    let answer = setup.ask("eth_call", params).await;
+    assert_eq!(answer, json!(B256::ZERO));
+    let reads = setup.fake.state_reads() - before;
+    assert!(reads <= 16, "{reads} reads");
+    // The contract's slot 5 holds 55: what was guessed in between is not the answer.
+    let overrides = json!({ CONTRACT.to_string(): { "code": Bytes::from(code) } });
+    let answer = setup
+        .ask("eth_call", json!([{ "to": CONTRACT }, "latest", overrides]))
+        .await;
+    assert_eq!(answer, json!(B256::with_last_byte(55)));
+    setup.gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_answers_each_request_in_its_place() {
+    use jsonrpsee::core::params::BatchRequestBuilder;
+    let setup = Setup::new().await;
+    let mut batch = BatchRequestBuilder::new();
+    let sent: Vec<_> = (0..20).map(|nonce| sign(1, transfer(nonce))).collect();
+    // Nonces backwards: what is taken together does not depend on the order.
+    for tx in sent.iter().rev() {
+        batch
+            .insert("eth_sendRawTransaction", [tx.raw.clone()])
+            .unwrap();
+    }
+    let none: [u8; 0] = [];
+    batch.insert("eth_chainId", none).unwrap();
+    batch.insert("eth_sendRawTransaction", ["0x00"]).unwrap();
+    batch.insert("eth_sendRawTransaction", [7]).unwrap();
+    batch.insert("eth_unheardOf", none).unwrap();
+    batch
+        .insert("eth_sendRawTransaction", [sent[3].raw.clone()])
+        .unwrap();
+    let answers = setup.client.batch_request::<Value>(batch).await.unwrap();
+    let answers: Vec<_> = answers.into_iter().collect();
+    for (tx, answer) in sent.iter().rev().zip(&answers) {
+        assert_eq!(answer.as_ref().unwrap(), &json!(tx.hash));
+    }
+    assert_eq!(answers[20].as_ref().unwrap(), "0x79b");
+    let message = |at: usize| answers[at].as_ref().unwrap_err().message().to_owned();
+    let code = |at: usize| answers[at].as_ref().unwrap_err().code();
+    assert_eq!(code(21), -32000, "{}", message(21));
+    assert_eq!(code(22), -32602, "{}", message(22));
+    assert_eq!(code(23), -32601, "{}", message(23));
+    assert_eq!(message(24), "already known");
+    assert_eq!(setup.gateway.gateway().pending(), 20);
+    setup.gateway.shutdown().await;
+}

@@ -191,7 +191,56 @@ fn one_dissenting_executor_of_two_neither_voids_nor_imports() {
         won(machine.submit(proposal));
     }
     assert_eq!(machine.head_hash(), header.hash());
-    won(machine.ask(&dissent(round, 0, "third", 9, 3)));
+}
+
+#[test]
+fn a_dissent_from_what_is_decided_changes_nothing_and_is_noted_for_good() {
+    let mut machine = started(2);
+    let mut disk = Disk::default();
+    let round = machine.open();
+    let accepted = won(machine.submit(transfer(round, 0, "quick", 1, 2, 1)));
+    let agreeing = Command::ReportDissent(Arc::new(ReportDissent {
+        round,
+        shard: 0,
+        executor: "slow".into(),
+        computed: Some(accepted.shard_hash),
+        reason: String::new(),
+        owners: 2,
+    }));
+    won(machine.ask(&agreeing));
+    // While the round is open, and after it has sealed; by two, of whom either could have voided a checked block.
+    assert_eq!(
+        machine.ask(&dissent(round, 0, "slow", 9, 1)),
+        Decision::Noted
+    );
+    disk.checkpoint(&mut machine);
+    machine.ask(&seal(round));
+    let (head, revision) = (machine.head_hash(), machine.revision());
+    assert_eq!(
+        machine.ask(&dissent(round, 0, "other", 9, 1)),
+        Decision::Noted
+    );
+    assert_eq!(
+        machine.ask(&dissent(round, 0, "other", 8, 1)),
+        Decision::Noted
+    );
+    assert_eq!(
+        (machine.head_hash(), machine.revision()),
+        (head, revision + 1)
+    );
+    assert_eq!(machine.winner_of(round, 0), Some(accepted.clone()));
+    // Nobody made the shard that the sealing filled in.
+    won(machine.ask(&dissent(round, 1, "slow", 9, 1)));
+    let wire = machine.round_to_wire(round, false).unwrap();
+    let [bad] = &wire.dissent[..] else {
+        panic!("{:?}", wire.dissent);
+    };
+    assert_eq!(bad.executors, ["slow", "other"]);
+    assert_eq!(bad.expected, accepted.shard_hash.as_slice());
+    disk.checkpoint(&mut machine);
+    let loaded = disk.load().unwrap();
+    assert_eq!(loaded.state_hash(), machine.state_hash());
+    assert_eq!(loaded.round_to_wire(round, false), Some(wire));
 }
 
 #[test]

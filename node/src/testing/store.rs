@@ -1,9 +1,9 @@
-//! A store in memory, at gRPC: one process, no log, but the store's rules as far as an executor can tell.
+//! A store in memory, at gRPC: one process, no log, but the store's rules as far as an executor or a gateway can tell.
 //!
-//! It keeps to the order of checks (closed, decided, conflict, accept), is write-once, seals with the last shard, and
-//! has switches for what a test wants to go wrong.
+//! It keeps to the order of checks (closed, decided, conflict, accept), is write-once, seals with the last shard, makes
+//! blocks by hand ([`FakeStore::seal`]), and has switches for what a test wants to go wrong.
 
-use crate::execution::{MemoryView, StateView};
+use crate::execution::{Builder, MemoryView, Rules, StateView, Transaction};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -51,6 +51,8 @@ pub struct State {
     revision: u64,
     /// (round, shard, executor, transactions, was it accepted) of every submission, in order.
     pub submissions: Vec<(u64, u32, String, usize, bool)>,
+    /// ((round, shard), executor) of every alarm.
+    pub dissent: Vec<((u64, u32), String)>,
     pub state_reads: usize,
     pub shard_reads: usize,
 }
@@ -85,6 +87,7 @@ impl FakeStore {
                 events: Vec::new(),
                 revision: 1,
                 submissions: Vec::new(),
+                dissent: Vec::new(),
                 state_reads: 0,
                 shard_reads: 0,
             })),
@@ -104,6 +107,42 @@ impl FakeStore {
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         (store, addr)
+    }
+
+    /// Seals a block of these transactions on the head, a second after it; the missing shards are empty. Every
+    /// transaction must be executable.
+    pub fn seal(&self, shards: &[Vec<Arc<Transaction>>]) -> B256 {
+        let mut state = self.state();
+        let head = state.head;
+        let clock_ms = (state.blocks[&head].header.timestamp + 1) * 1000;
+        let number = state.open("by-hand", clock_ms);
+        let config = state.genesis.config.clone();
+        let environment = state.rounds[&number].environment.clone();
+        let mut kinds = Vec::new();
+        for index in 0..config.shards {
+            let shard = {
+                let rules = Rules::of(&config);
+                let view = &state.blocks[&head].state;
+                let mut builder = Builder::new(rules, environment.clone(), view);
+                for tx in shards.get(index as usize).into_iter().flatten() {
+                    let pushed = builder.push(tx).unwrap();
+                    assert!(pushed.is_included(), "{pushed:?}");
+                }
+                builder.finish(index)
+            };
+            let executor = if shard.header.is_empty() {
+                ""
+            } else {
+                "executor-1"
+            };
+            kinds.extend(state.accept(number, index, executor, shard));
+        }
+        kinds.extend(state.seal_if_complete(number));
+        state.happened(kinds);
+        let sealed = state.head;
+        drop(state);
+        self.announce();
+        sealed
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -208,6 +247,27 @@ impl State {
             here.map(|(shard, _)| (*round, shard)).collect::<Vec<_>>()
         });
         rounds.collect()
+    }
+
+    /// Opens a round on the head.
+    fn open(&mut self, opener: &str, clock_ms: u64) -> u64 {
+        let number = self.rounds.keys().last().copied().unwrap_or(0) + 1;
+        let (head, config) = (self.head, &self.genesis.config);
+        let environment = config.environment(&self.blocks[&head].header, head, clock_ms);
+        let round = RoundRecord {
+            opened: Instant::now(),
+            environment,
+            parent: head,
+            winners: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            locks: HashMap::new(),
+            block: None,
+            opener: opener.to_owned(),
+        };
+        self.rounds.insert(number, round);
+        let round = self.wire_round(number).unwrap();
+        self.happened(vec![Kind::RoundOpened(round)]);
+        number
     }
 
     fn accept(&mut self, number: u64, index: u32, executor: &str, shard: Shard) -> Vec<Kind> {
@@ -318,28 +378,7 @@ impl v1::rounds_server::Rounds for FakeStore {
         }
         let (number, opened) = match state.open_round() {
             Some(number) => (number, false),
-            None => {
-                let number = state.rounds.keys().last().copied().unwrap_or(0) + 1;
-                let environment = state.genesis.config.environment(
-                    &state.blocks[&head].header,
-                    head,
-                    request.clock_ms,
-                );
-                let round = RoundRecord {
-                    opened: Instant::now(),
-                    environment,
-                    parent: head,
-                    winners: BTreeMap::new(),
-                    shards: BTreeMap::new(),
-                    locks: HashMap::new(),
-                    block: None,
-                    opener: request.opener,
-                };
-                state.rounds.insert(number, round);
-                let round = state.wire_round(number).unwrap();
-                state.happened(vec![Kind::RoundOpened(round)]);
-                (number, true)
-            }
+            None => (state.open(&request.opener, request.clock_ms), true),
         };
         let reply = v1::OpenRoundResponse {
             meta: state.meta(),
@@ -520,6 +559,21 @@ impl v1::rounds_server::Rounds for FakeStore {
         Err(Status::unimplemented("not needed"))
     }
 
+    async fn report_dissent(
+        &self,
+        request: Request<v1::ReportDissentRequest>,
+    ) -> Result<Response<v1::ReportDissentResponse>, Status> {
+        use v1::report_dissent_response::Outcome;
+        let request = request.into_inner();
+        let mut state = self.up()?;
+        let place = (request.round, request.shard);
+        state.dissent.push((place, request.executor));
+        Ok(Response::new(v1::ReportDissentResponse {
+            meta: state.meta(),
+            outcome: Some(Outcome::Noted(true)),
+        }))
+    }
+
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
 
     async fn watch(
@@ -588,10 +642,17 @@ impl v1::state_server::State for FakeStore {
         request: Request<v1::BlockRequest>,
     ) -> Result<Response<v1::BlockResponse>, Status> {
         let state = self.up()?;
-        let Some(v1::block_request::Which::Hash(hash)) = request.into_inner().which else {
-            return Err(Status::unimplemented("not needed"));
+        use v1::block_request::Which;
+        let hash = match request.into_inner().which {
+            Some(Which::Hash(hash)) => bytes_hash(&hash),
+            // There are no forks here.
+            Some(Which::Number(number)) => {
+                let mut blocks = state.blocks.iter();
+                let found = blocks.find(|(_, block)| block.header.number == number);
+                *found.ok_or_else(|| Status::not_found("no such block"))?.0
+            }
+            None => return Err(Status::invalid_argument("which: is missing")),
         };
-        let hash = bytes_hash(&hash);
         let block = state.blocks.get(&hash);
         let block = block.ok_or_else(|| Status::not_found("no such block"))?;
         let round = state.rounds.get(&block.round);
@@ -626,11 +687,15 @@ impl v1::state_server::State for FakeStore {
             ))
         });
         let (winner, shard) = shard.ok_or_else(|| Status::not_found("undecided"))?;
+        let mut body = v1::ShardBody::from(&shard.body);
+        if !request.diff {
+            body.diff = None;
+        }
         Ok(Response::new(v1::ShardResponse {
             meta: state.meta(),
             winner: Some(winner.clone()),
             header: Some((&shard.header).into()),
-            body: Some((&shard.body).into()),
+            body: Some(body),
         }))
     }
 
@@ -702,8 +767,33 @@ impl v1::state_server::State for FakeStore {
 
     async fn find_transaction(
         &self,
-        _request: Request<v1::FindTransactionRequest>,
+        request: Request<v1::FindTransactionRequest>,
     ) -> Result<Response<v1::FindTransactionResponse>, Status> {
-        Err(Status::unimplemented("not needed"))
+        let state = self.up()?;
+        let hash = bytes_hash(&request.into_inner().hash);
+        let mut places = Vec::new();
+        for (number, round) in &state.rounds {
+            let Some(block) = round.block else { continue };
+            for (shard, accepted) in &round.shards {
+                let raws = accepted.body.transactions.iter();
+                let mut hashes = raws.map(alloy_primitives::keccak256);
+                places.extend(
+                    hashes
+                        .position(|h| h == hash)
+                        .map(|index| v1::TransactionPlace {
+                            block_hash: hash_bytes(block),
+                            block_number: state.blocks[&block].header.number,
+                            round: *number,
+                            shard: *shard,
+                            index: index as u32,
+                            canonical: true,
+                        }),
+                );
+            }
+        }
+        Ok(Response::new(v1::FindTransactionResponse {
+            meta: state.meta(),
+            places,
+        }))
     }
 }
