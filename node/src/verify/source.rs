@@ -156,7 +156,7 @@ async fn info(url: &str, patience: Duration) -> anyhow::Result<v1::FeedInfo> {
 }
 
 async fn connect(url: &str) -> anyhow::Result<FeedClient<Channel>> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
+    let endpoint = Endpoint::from_shared(crate::tls::url(url, false)?)
         .with_context(|| format!("{url} is not an address"))?
         .connect_timeout(CONNECT_TIMEOUT);
     let channel = endpoint.connect().await?;

@@ -65,7 +65,7 @@ pub fn needed(path: &str) -> Option<Role> {
         ("troika.v1.Rounds", "Get" | "List" | "ListLocks" | "Watch") => Role::Reader,
         (
             "troika.v1.Rounds",
-            "Open" | "Submit" | "SubmitStream" | "AcquireLocks" | "Seal" | "Void",
+            "Open" | "Submit" | "SubmitStream" | "AcquireLocks" | "ReportDissent" | "Seal" | "Void",
         ) => Role::Executor,
         ("troika.v1.Cluster", "Status" | "Members") => Role::Reader,
         _ => Role::Admin,
@@ -94,6 +94,7 @@ mod tests {
         ("/troika.v1.Rounds/List", Role::Reader),
         ("/troika.v1.Rounds/ListLocks", Role::Reader),
         ("/troika.v1.Rounds/Open", Role::Executor),
+        ("/troika.v1.Rounds/ReportDissent", Role::Executor),
         ("/troika.v1.Rounds/Seal", Role::Executor),
         ("/troika.v1.Rounds/Submit", Role::Executor),
         ("/troika.v1.Rounds/SubmitStream", Role::Executor),
