@@ -65,7 +65,7 @@ impl RoundBook {
         }
         let winner = Winner {
             shard_hash: shard.hash,
-            executor: executor.to_owned(),
+            executor: executor.into(),
             revision: 0,
         };
         let index = shard.header.index;
