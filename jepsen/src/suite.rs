@@ -245,7 +245,7 @@ fn smoke(base: &TestArgs, seed: u64) -> Vec<Run> {
         run(
             &short,
             Workload::Race,
-            &faults(&[Fault::Kill, Fault::Pause, Fault::PartitionLeader]),
+            &faults(&[Fault::Kill, Fault::Pause]),
             seed,
         ),
         run(
