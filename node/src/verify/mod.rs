@@ -1,6 +1,6 @@
 //! `troika-node verify`: checks the blocks of another cluster, one after the other, as a node that downloads them does.
 //!
-//! [`source`] brings what a feed or a file ([`file`]) holds, [`assemble`] puts blocks together, [`checking`] takes each
+//! [`source`] brings what a feed or a file ([`mod@file`]) holds, [`assemble`] puts blocks together, [`checking`] takes each
 //! through a VERIFY round. The store is one of its own in this process, or one that is named; the executors are this
 //! process's, and make no blocks. `troika-node export` ([`export`]) writes such files.
 
