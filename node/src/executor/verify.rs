@@ -82,6 +82,8 @@ fn run(shared: &Shared, view: &Arc<CacheView>, task: &Task, over: &CancellationT
                     if let Err(error) = probe(shared, view, &environment, ahead) {
                         return Outcome::Unavailable(error.to_string());
                     }
+                } else {
+                    view.be_patient(&shared.runtime);
                 }
             }
             Err(impossible) => return Outcome::Impossible(impossible.to_string()),

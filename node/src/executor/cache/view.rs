@@ -1,8 +1,10 @@
 //! Views of a block's state through the cache.
 //!
-//! A [`CacheView`] never waits: what is not in memory is noted as missing and answered `Unavailable`, and the caller
-//! loads all that is missing in one read ([`CacheView::load`]) and goes on where it stopped. A [`Probe`] answers
-//! missing values by nothing, so that transactions executed on it name, all in one go, what state they will ask for.
+//! A [`CacheView`] does not wait at first: what is not in memory is noted as missing and answered `Unavailable`, and the
+//! caller loads all that is missing in one read ([`CacheView::load`]) and goes on where it stopped. A [`Probe`] answers
+//! missing values by nothing, so that transactions executed on it name, all in one go, what state they will ask for. Where
+//! that has taught all that it can, the caller tells the view to wait ([`CacheView::be_patient`]): from then on a value is read
+//! when it is asked for, since executing a long transaction again for every value costs more than the reads.
 
 use super::{StateCache, Value, lock};
 use crate::blocking::wait_for;
@@ -11,7 +13,7 @@ use crate::store_client::{BlockId, StateKey, StateValue, StoreClient, StoreError
 use alloy_consensus::Transaction as _;
 use alloy_primitives::KECCAK256_EMPTY;
 use alloy_primitives::map::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use tokio::runtime::Handle;
 use troika_proto::{Address, B256, BlockHashes, U256};
 
@@ -46,6 +48,8 @@ pub struct CacheView {
     own: Mutex<HashMap<StateKey, Value>>,
     hashes: Mutex<HashMap<u64, B256>>,
     missing: Mutex<Missing>,
+    /// Whether a miss is waited for, and what for that is needed.
+    patient: Mutex<Option<(Handle, Weak<CacheView>)>>,
 }
 
 impl CacheView {
@@ -66,6 +70,7 @@ impl CacheView {
             own: Mutex::default(),
             hashes: Mutex::default(),
             missing: Mutex::default(),
+            patient: Mutex::default(),
         }
     }
 
@@ -77,6 +82,16 @@ impl CacheView {
     fn known(&self, key: &StateKey) -> Option<Value> {
         let cached = self.cache.get(self.block, key);
         cached.or_else(|| lock(&self.own).get(key).copied())
+    }
+
+    fn find(&self, key: StateKey) -> Result<Value, Unavailable> {
+        if let Some(value) = self.known(&key) {
+            return Ok(value);
+        }
+        self.miss(|missing| {
+            missing.keys.insert(key);
+        })?;
+        self.known(&key).ok_or_else(missed)
     }
 
     fn keep(&self, key: StateKey, value: Value) {
@@ -217,10 +232,33 @@ impl CacheView {
         Ok(hash)
     }
 
-    fn miss(&self, note: impl FnOnce(&mut Missing)) -> Unavailable {
-        note(&mut lock(&self.missing));
-        Unavailable("not in the cache yet".to_owned())
+    /// From now on a thread that misses a value waits for it: only for threads that may block.
+    pub fn be_patient(self: &Arc<Self>, runtime: &Handle) {
+        *lock(&self.patient) = Some((runtime.clone(), Arc::downgrade(self)));
     }
+
+    /// From now on misses are noted again.
+    pub fn be_quick(&self) {
+        *lock(&self.patient) = None;
+    }
+
+    /// Notes what is missing; a patient view has it when this returns `Ok`.
+    fn miss(&self, note: impl FnOnce(&mut Missing)) -> Result<(), Unavailable> {
+        let patient = lock(&self.patient).clone();
+        if let Some((runtime, view)) = patient
+            && let Some(view) = view.upgrade()
+        {
+            let mut missing = Missing::default();
+            note(&mut missing);
+            return view.load_blocking(&runtime, missing);
+        }
+        note(&mut lock(&self.missing));
+        Err(missed())
+    }
+}
+
+fn missed() -> Unavailable {
+    Unavailable("not in the cache yet".to_owned())
 }
 
 fn answered(loaded: Option<Result<(), StoreError>>) -> Result<(), Unavailable> {
@@ -233,30 +271,28 @@ fn answered(loaded: Option<Result<(), StoreError>>) -> Result<(), Unavailable> {
 impl StateView for CacheView {
     fn account(&self, address: Address) -> Result<Option<Account>, Unavailable> {
         let key = StateKey::Account(address);
-        match self.known(&key) {
-            Some(Value::Account(account)) => Ok(account),
-            _ => Err(self.miss(|missing| {
-                missing.keys.insert(key);
-            })),
+        match self.find(key)? {
+            Value::Account(account) => Ok(account),
+            Value::Slot(_) => Err(missed()),
         }
     }
 
     fn slot(&self, address: Address, slot: U256) -> Result<U256, Unavailable> {
         let key = StateKey::Slot(address, slot);
-        match self.known(&key) {
-            Some(Value::Slot(value)) => Ok(value),
-            _ => Err(self.miss(|missing| {
-                missing.keys.insert(key);
-            })),
+        match self.find(key)? {
+            Value::Slot(value) => Ok(value),
+            Value::Account(_) => Err(missed()),
         }
     }
 
     fn code(&self, hash: B256) -> Result<Code, Unavailable> {
-        self.cache.code(hash).ok_or_else(|| {
-            self.miss(|missing| {
-                missing.codes.insert(hash);
-            })
-        })
+        if let Some(code) = self.cache.code(hash) {
+            return Ok(code);
+        }
+        self.miss(|missing| {
+            missing.codes.insert(hash);
+        })?;
+        self.cache.code(hash).ok_or_else(missed)
     }
 
     fn block_hash(&self, number: u64) -> Result<B256, Unavailable> {
@@ -272,9 +308,10 @@ impl StateView for CacheView {
         if let Some(hash) = lock(&self.hashes).get(&number) {
             return Ok(*hash);
         }
-        Err(self.miss(|missing| {
+        self.miss(|missing| {
             missing.hashes.insert(number);
-        }))
+        })?;
+        lock(&self.hashes).get(&number).copied().ok_or_else(missed)
     }
 }
 

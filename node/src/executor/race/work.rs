@@ -148,6 +148,7 @@ impl Work {
         end: Instant,
     ) -> Result<(), Unavailable> {
         let mut turns = 0;
+        self.view.be_quick();
         let tried = Cell::new(0);
         loop {
             let rest = &transactions[tried.get()..];
@@ -194,6 +195,8 @@ impl Work {
                 let ahead = &rest[..rest.len().min(PROBE_TRANSACTIONS)];
                 probe(&self.shared, &self.view, &self.race.environment, ahead)?;
                 turns += 1;
+            } else {
+                self.view.be_patient(&self.shared.runtime);
             }
         }
     }

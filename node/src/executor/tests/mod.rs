@@ -3,3 +3,4 @@
 mod cluster;
 mod feed;
 mod race;
+mod view;
