@@ -135,7 +135,13 @@ impl Submission {
             Form::Encoded(bytes) => {
                 let request = v1::SubmitRequest::decode(bytes)
                     .map_err(|error| Malformed::new("submission", error.to_string()))?;
-                return Self::parse(request)?.check(ground);
+                let parsed = Self::parse(request)?;
+                // Who waits for a shard hears of that shard and no other.
+                if (parsed.round, parsed.shard) != (self.round, self.shard) {
+                    let problem = "is not of the round and shard that it was forwarded for";
+                    return Err(Malformed::new("submission", problem).into());
+                }
+                return parsed.check(ground);
             }
         };
         let executor: Arc<str> = request.executor.into();
@@ -270,6 +276,16 @@ mod tests {
         assert_eq!(forwarded.bytes(), direct.bytes());
         let check = |submission: Submission| submission.check(Ground::default()).unwrap();
         assert_eq!(check(direct), check(forwarded));
+    }
+
+    #[test]
+    fn a_submission_is_not_taken_for_another_shard_than_it_was_forwarded_for() {
+        let direct = Submission::parse(submit()).unwrap();
+        for (round, shard) in [(1, 4), (2, 3)] {
+            let strayed = Submission::encoded(round, shard, direct.encode());
+            let error = strayed.check(Ground::default()).unwrap_err();
+            assert!(error.to_string().starts_with("submission"), "{error}");
+        }
     }
 
     #[test]
