@@ -1,7 +1,7 @@
 //! `troika-node`: see `troika-node --help` and the README.
 
 use clap::Parser;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use troika_node::cli::{BenchCommand, Cli, Command};
@@ -47,7 +47,11 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         Command::Export(args) => verify::export::run(&args).await?,
         Command::Genesis(args) => {
             let genesis = genesis::genesis(args.shards, args.block_time);
-            println!("{:#}", genesis::readable(&genesis));
+            writeln!(
+                std::io::stdout().lock(),
+                "{:#}",
+                genesis::readable(&genesis)
+            )?;
         }
         Command::Bench(BenchCommand::Execute(args)) => bench::execute(&args)?,
         Command::Bench(BenchCommand::Transfers(args)) => bench::transfers(&args).await?,

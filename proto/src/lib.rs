@@ -18,6 +18,7 @@ pub mod lock;
 pub mod receipt;
 pub mod shard;
 mod trie;
+pub mod whole;
 pub mod wire;
 
 pub use alloy_primitives::{Address, B256, Bloom, Bytes, U256};

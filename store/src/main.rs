@@ -1,5 +1,7 @@
 //! `troika-store`: a member of the replicated store, and what is done to its data directory while it does not run.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -165,14 +167,19 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => print_inspection(&arguments),
         Command::Restore(arguments) => run_restore(&arguments),
         #[cfg(feature = "mutants")]
-        Command::Mutants => {
-            println!("{}", troika_store::mutant::json());
-            Ok(())
-        }
+        Command::Mutants => print(&format!("{}\n", troika_store::mutant::json())),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => fail(&message),
+    }
+}
+
+/// A reader who has seen enough, like `head`, is no failure.
+fn print(text: &str) -> Result<(), String> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 
@@ -266,30 +273,35 @@ fn config(arguments: &Serve) -> MemberConfig {
 fn print_inspection(arguments: &Inspect) -> Result<(), String> {
     let files = DiskFiles::open(&arguments.data).map_err(|error| error.to_string())?;
     let found = inspect::inspect(&files, arguments.at).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    macro_rules! say {
+        ($($part:tt)*) => { writeln!(text, $($part)*).expect("a string takes everything") };
+    }
     let hex = troika_store::raft::identity::hex;
     let cluster = found
         .identity
         .cluster
         .map_or_else(|| "none yet".to_owned(), |id| hex(&id));
     let id = |id: Option<LogId>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
-    println!("member         {}", found.identity.member);
-    println!("cluster        {cluster}");
-    println!("incarnation    {}", hex(&found.identity.incarnation));
-    println!(
+    say!("member         {}", found.identity.member);
+    say!("cluster        {cluster}");
+    say!("incarnation    {}", hex(&found.identity.incarnation));
+    say!(
         "vote           {}",
         found
             .vote
             .map_or_else(|| "none".to_owned(), |vote| vote.to_string())
     );
-    println!(
+    say!(
         "log            {} entries, {} bytes",
-        found.entries, found.entry_bytes
+        found.entries,
+        found.entry_bytes
     );
-    println!("  purged up to {}", id(found.purged));
-    println!("  committed    {} or later", id(found.committed));
-    println!("  last         {}", id(found.last));
+    say!("  purged up to {}", id(found.purged));
+    say!("  committed    {} or later", id(found.committed));
+    say!("  last         {}", id(found.last));
     let checkpoint = found.checkpoint.as_ref();
-    println!(
+    say!(
         "checkpoint     {}",
         id(checkpoint.and_then(|meta| meta.last_log_id))
     );
@@ -297,24 +309,24 @@ fn print_inspection(arguments: &Inspect) -> Result<(), String> {
         .iter()
         .flat_map(|meta| meta.last_membership.nodes())
     {
-        println!(
+        say!(
             "  member {member}     {} (incarnation {})",
             node.peer_addr,
             hex(&node.incarnation)
         );
     }
     for (kind, records) in &found.records {
-        println!(
+        say!(
             "  {:<28} {}, {} bytes",
             RecordKey::kind_name(*kind),
             records.count,
             records.bytes
         );
     }
-    println!("state at index {}", found.index);
-    println!("  revision     {}", found.revision);
-    println!("  state hash   {}", hex(&found.state_hash.to_bytes()));
-    Ok(())
+    say!("state at index {}", found.index);
+    say!("  revision     {}", found.revision);
+    say!("  state hash   {}", hex(&found.state_hash.to_bytes()));
+    print(&text)
 }
 
 fn run_restore(arguments: &Restore) -> Result<(), String> {

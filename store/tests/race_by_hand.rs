@@ -73,3 +73,27 @@ async fn the_race_runs_by_hand_as_documented() {
     }
     cluster.stop().await;
 }
+
+/// A client alone comes to a round's last slot again after the round is sealed: the losers must still hear of its winner.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_benchmark_of_the_race_checks_every_slot_over_several_rounds() {
+    let cluster = TestCluster::start(3).await;
+    let urls = cluster.urls().join(",");
+    let shape = "bench race --slots 20 --shards 8 --racers 3 --bytes 64 --json";
+    for (more, rounds) in [
+        ("--clients 1 --warmup 3", 3),
+        ("--clients 5 --window 4 --stream --warmup 0", 3),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_troikactl"));
+        command
+            .args(shape.split(' ').chain(more.split(' ')))
+            .env("TROIKA_ENDPOINTS", &urls);
+        let output = Runtime::spawn_blocking(move || command.output().unwrap()).await;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{more}: {errors}");
+        let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(line["slots"], 20, "{line}");
+        assert_eq!(line["rounds"], rounds, "{line}");
+    }
+    cluster.stop().await;
+}

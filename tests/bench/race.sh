@@ -12,6 +12,10 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 bin=${TROIKA_BIN:-${CARGO_TARGET_DIR:-$root/target}/release}
 port=${BENCH_PORT:-7300}
+[[ -x $bin/troika-store && -x $bin/troikactl ]] || {
+  echo "$bin has no troika-store and troikactl: cargo build --release --workspace --bins" >&2
+  exit 2
+}
 data=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/troika-bench.XXXX")
 pids=()
 stop() {
@@ -36,7 +40,7 @@ for load in "${loads[@]}"; do
       --peer-listen "127.0.0.1:$((port + 10 + n))" --members "$members" >"$data/$n.log" 2>&1 &
     pids+=($!)
   done
-  until "$bin/troikactl" --endpoints "$endpoints" health >/dev/null 2>&1; do sleep 0.2; done
+  "$bin/troikactl" --endpoints "$endpoints" health --wait >/dev/null || { tail -n 5 "$data"/*.log >&2; exit 1; }
   # shellcheck disable=SC2086
   "$bin/troikactl" --endpoints "$endpoints" bench race --clients "$clients" --slots "$slots" --bytes "$bytes" \
     --racers "$racers" --window "${window:-1}" ${stream:+--stream} --json ${BENCH_ARGS:-} ||

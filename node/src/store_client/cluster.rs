@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use troika_proto::limits::MAX_MESSAGE_BYTES;
+use troika_proto::whole::Whole;
 use troika_proto::wire::hash;
 use troika_proto::{B256, Genesis, v1};
 use v1::cluster_client::ClusterClient;
@@ -31,8 +32,8 @@ pub struct MemberInfo {
     pub status: Option<v1::StatusResponse>,
 }
 
-fn cluster(channel: Channel) -> ClusterClient<Channel> {
-    ClusterClient::new(channel)
+fn cluster(channel: Channel) -> ClusterClient<Whole<Channel>> {
+    ClusterClient::new(Whole(channel))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }

@@ -5,12 +5,13 @@ use super::transport::{StoreClient, StoreError, found};
 use super::types::{Acquired, LockHolder, Opened, Refusal, Reported, Round, Seal, Submitted};
 use tonic::transport::Channel;
 use troika_proto::limits::{MAX_MESSAGE_BYTES, MAX_REASON_BYTES};
+use troika_proto::whole::Whole;
 use troika_proto::wire::{hash_bytes, required};
 use troika_proto::{B256, Header, LockKey, Shard, v1};
 use v1::rounds_client::RoundsClient;
 
-pub(super) fn rounds(channel: Channel) -> RoundsClient<Channel> {
-    RoundsClient::new(channel)
+pub(super) fn rounds(channel: Channel) -> RoundsClient<Whole<Channel>> {
+    RoundsClient::new(Whole(channel))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }

@@ -4,14 +4,15 @@ use super::transport::{StoreClient, StoreError, found};
 use super::types::{AcceptedShard, Block, BlockDiff, BlockShard, Head, Place};
 use tonic::transport::Channel;
 use troika_proto::limits::{MAX_MESSAGE_BYTES, MAX_READ_CODES, MAX_READ_KEYS};
+use troika_proto::whole::Whole;
 use troika_proto::wire::{address_bytes, at_most, hash, hash_bytes, number, required};
 use troika_proto::{
     Address, B256, Bytes, ChainConfig, Diff, Header, Malformed, ShardBody, ShardHeader, U256, v1,
 };
 use v1::state_client::StateClient;
 
-fn state(channel: Channel) -> StateClient<Channel> {
-    StateClient::new(channel)
+fn state(channel: Channel) -> StateClient<Whole<Channel>> {
+    StateClient::new(Whole(channel))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }

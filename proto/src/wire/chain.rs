@@ -2,8 +2,8 @@
 
 use super::diff::{slots, slots_to_wire};
 use super::{
-    Malformed, address, address_bytes, ascending, at_most, hash, hash_bytes, number, number_bytes,
-    required,
+    Arena, Malformed, address, address_bytes, ascending, at_most, hash, hash_bytes, number,
+    number_bytes, required,
 };
 use crate::chain::{
     BlockHashes, ChainConfig, Environment, FixedEnvironment, Genesis, GenesisAccount, Spec,
@@ -275,7 +275,10 @@ impl From<&Genesis> for v1::Genesis {
                     balance: number_bytes(account.balance),
                     nonce: account.nonce,
                     code: account.code.clone().into(),
-                    storage: slots_to_wire(&account.storage),
+                    storage: slots_to_wire(
+                        &account.storage,
+                        &mut Arena::new(account.storage.len() * 64),
+                    ),
                 })
                 .collect(),
         }

@@ -1,6 +1,6 @@
 //! Lock keys and diffs.
 
-use super::{Malformed, address, address_bytes, ascending, at_most, fixed, number, number_bytes};
+use super::{Arena, Malformed, address, address_bytes, ascending, at_most, fixed, number};
 use crate::diff::{AccountDiff, Delta, Diff};
 use crate::limits::{MAX_CODE_BYTES, MAX_DIFF_ACCOUNTS, MAX_DIFF_SLOTS};
 use crate::lock::LockKey;
@@ -38,23 +38,29 @@ impl TryFrom<&v1::LockKey> for LockKey {
 
 /// Slots of an account: key -> value, from an ascending list.
 pub(super) fn slots(list: &[v1::SlotDiff]) -> Result<BTreeMap<U256, U256>, Malformed> {
-    let mut slots = BTreeMap::new();
+    let mut slots = Vec::with_capacity(list.len());
     let mut last = None;
     for (i, slot) in list.iter().enumerate() {
-        let key = number(&format!("slots[{i}].key"), &slot.key)?;
-        ascending(&format!("slots[{i}].key"), &mut last, key)?;
-        slots.insert(key, number(&format!("slots[{i}].value"), &slot.value)?);
+        let slot = next_slot(slot, &mut last);
+        slots.push(slot.map_err(|e| e.within(format_args!("slots[{i}]")))?);
     }
-    Ok(slots)
+    // Made of a sorted list, a map is built without a search.
+    Ok(slots.into_iter().collect())
+}
+
+fn next_slot(slot: &v1::SlotDiff, last: &mut Option<U256>) -> Result<(U256, U256), Malformed> {
+    let key = number("key", &slot.key)?;
+    ascending("key", last, key)?;
+    Ok((key, number("value", &slot.value)?))
 }
 
 /// The wire form of slots.
-pub(super) fn slots_to_wire(slots: &BTreeMap<U256, U256>) -> Vec<v1::SlotDiff> {
+pub(super) fn slots_to_wire(slots: &BTreeMap<U256, U256>, arena: &mut Arena) -> Vec<v1::SlotDiff> {
     slots
         .iter()
         .map(|(key, value)| v1::SlotDiff {
-            key: number_bytes(*key),
-            value: number_bytes(*value),
+            key: arena.number(*key),
+            value: arena.number(*value),
         })
         .collect()
 }
@@ -97,31 +103,35 @@ impl TryFrom<&v1::Diff> for Diff {
         at_most("accounts", wire.accounts.len(), MAX_DIFF_ACCOUNTS)?;
         let slots = wire.accounts.iter().map(|a| a.slots.len()).sum();
         at_most("slots of all accounts", slots, MAX_DIFF_SLOTS)?;
-        let mut accounts = BTreeMap::new();
+        let mut accounts = Vec::with_capacity(wire.accounts.len());
         let mut last = None;
         for (i, account) in wire.accounts.iter().enumerate() {
             let field = || format!("accounts[{i}]");
             let address = address("address", &account.address).map_err(|e| e.within(field()))?;
             ascending("address", &mut last, address).map_err(|e| e.within(field()))?;
             let diff = AccountDiff::try_from(account).map_err(|e| e.within(field()))?;
-            accounts.insert(address, diff);
+            accounts.push((address, diff));
         }
-        Ok(Self { accounts })
+        Ok(Self {
+            accounts: accounts.into_iter().collect(),
+        })
     }
 }
 
 impl From<&Diff> for v1::Diff {
     fn from(diff: &Diff) -> Self {
+        let slots: usize = diff.accounts.values().map(|a| a.slots.len()).sum();
+        let mut arena = Arena::new(diff.accounts.len() * 36 + slots * 64);
         let accounts = diff
             .accounts
             .iter()
             .map(|(address, account)| v1::AccountDiff {
-                address: address_bytes(*address),
+                address: arena.bytes(address.as_slice()),
                 fell: account.balance.is_fall(),
-                amount: number_bytes(account.balance.amount()),
+                amount: arena.number(account.balance.amount()),
                 nonce: account.nonce,
                 code: account.code.clone().map(Into::into),
-                slots: slots_to_wire(&account.slots),
+                slots: slots_to_wire(&account.slots, &mut arena),
             });
         Self {
             accounts: accounts.collect(),

@@ -9,7 +9,7 @@ pub use chain::check_name;
 pub use evidence::{evidence_text, key_text};
 
 use alloy_primitives::{Address, B256, U256};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// A message that is not what `docs/protocol.md` says it must be. Maps to `INVALID_ARGUMENT`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,6 +107,36 @@ pub fn hash_bytes(hash: B256) -> Bytes {
 /// The wire form of an address.
 pub fn address_bytes(address: Address) -> Bytes {
     Bytes::copy_from_slice(address.as_slice())
+}
+
+/// Makes the many small byte fields of a large message out of few allocations.
+pub(crate) struct Arena(BytesMut);
+
+impl Arena {
+    /// Room for about `bytes`; more is allocated as needed.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(BytesMut::with_capacity(bytes))
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Bytes {
+        self.concat([bytes])
+    }
+
+    pub(crate) fn concat<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
+        parts
+            .into_iter()
+            .for_each(|part| self.0.extend_from_slice(part));
+        if self.0.is_empty() {
+            return Bytes::new();
+        }
+        self.0.split().freeze()
+    }
+
+    /// As [`number_bytes`].
+    pub(crate) fn number(&mut self, value: U256) -> Bytes {
+        let all = value.to_be_bytes::<32>();
+        self.bytes(&all[32 - value.byte_len()..])
+    }
 }
 
 /// At most `limit` items.

@@ -1,8 +1,8 @@
 //! Receipts, shards and headers.
 
 use super::{
-    Malformed, address, address_bytes, at_most, fixed, hash, hash_bytes, number, number_bytes,
-    required,
+    Arena, Malformed, address, address_bytes, at_most, fixed, hash, hash_bytes, number,
+    number_bytes, required,
 };
 use crate::diff::Diff;
 use crate::header::Header;
@@ -10,7 +10,7 @@ use crate::limits::{MAX_SHARD_TRANSACTIONS, MAX_TOPICS, MAX_TRANSACTION_BYTES};
 use crate::receipt::{Log, Receipt};
 use crate::shard::{ShardBody, ShardHeader};
 use crate::v1;
-use alloy_primitives::Bloom;
+use alloy_primitives::{B256, Bloom};
 use bytes::Bytes;
 
 /// Highest EIP-2718 type that a receipt may name.
@@ -40,28 +40,43 @@ impl TryFrom<&v1::Receipt> for Receipt {
 }
 
 fn log_from_wire(wire: &v1::Log) -> Result<Log, Malformed> {
-    at_most("topics", wire.topics.len(), MAX_TOPICS)?;
-    let topics = wire.topics.iter().map(|topic| hash("topics", topic));
+    let (topics, rest) = wire.topics.as_chunks::<32>();
+    if !rest.is_empty() || topics.len() > MAX_TOPICS {
+        return Err(Malformed::new(
+            "topics",
+            format!(
+                "is {} bytes, expected 32 for each of at most {MAX_TOPICS}",
+                wire.topics.len()
+            ),
+        ));
+    }
     Ok(Log {
         address: address("address", &wire.address)?,
-        topics: topics.collect::<Result<_, _>>()?,
+        topics: topics.iter().map(B256::from).collect(),
         data: wire.data.clone().into(),
     })
 }
 
+/// About the bytes of a log's address and topics.
+const LOG_BYTES: usize = 20 + 3 * 32;
+
 impl From<&Receipt> for v1::Receipt {
     fn from(receipt: &Receipt) -> Self {
-        let logs = receipt.logs.iter().map(|log| v1::Log {
-            address: address_bytes(log.address),
-            topics: log.topics.iter().map(|t| hash_bytes(*t)).collect(),
-            data: log.data.clone().into(),
-        });
-        Self {
-            tx_type: receipt.tx_type.into(),
-            success: receipt.success,
-            cumulative_gas: receipt.cumulative_gas,
-            logs: logs.collect(),
-        }
+        receipt_to_wire(receipt, &mut Arena::new(receipt.logs.len() * LOG_BYTES))
+    }
+}
+
+fn receipt_to_wire(receipt: &Receipt, arena: &mut Arena) -> v1::Receipt {
+    let logs = receipt.logs.iter().map(|log| v1::Log {
+        address: arena.bytes(log.address.as_slice()),
+        topics: arena.concat(log.topics.iter().map(|topic| topic.as_slice())),
+        data: log.data.clone().into(),
+    });
+    v1::Receipt {
+        tx_type: receipt.tx_type.into(),
+        success: receipt.success,
+        cumulative_gas: receipt.cumulative_gas,
+        logs: logs.collect(),
     }
 }
 
@@ -164,13 +179,19 @@ impl TryFrom<&v1::ShardBody> for ShardBody {
 
 impl From<&ShardBody> for v1::ShardBody {
     fn from(body: &ShardBody) -> Self {
+        let logs: usize = body.receipts.iter().map(|r| r.logs.len()).sum();
+        let mut arena = Arena::new(logs * LOG_BYTES);
         Self {
             transactions: body
                 .transactions
                 .iter()
                 .map(|tx| tx.clone().into())
                 .collect(),
-            receipts: body.receipts.iter().map(Into::into).collect(),
+            receipts: body
+                .receipts
+                .iter()
+                .map(|receipt| receipt_to_wire(receipt, &mut arena))
+                .collect(),
             diff: Some((&body.diff).into()),
         }
     }

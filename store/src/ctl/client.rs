@@ -16,6 +16,7 @@ use troika_proto::v1;
 use troika_proto::v1::cluster_client::ClusterClient;
 use troika_proto::v1::rounds_client::RoundsClient;
 use troika_proto::v1::state_client::StateClient;
+use troika_proto::whole::Whole;
 
 /// First and longest pause between two rounds over all endpoints.
 const RETRY_PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(500)];
@@ -47,16 +48,16 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn rounds(&self) -> RoundsClient<Channel> {
-        RoundsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    pub(super) fn rounds(&self) -> RoundsClient<Whole<Channel>> {
+        RoundsClient::new(Whole(self.channel.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(super) fn state(&self) -> StateClient<Channel> {
-        StateClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    pub(super) fn state(&self) -> StateClient<Whole<Channel>> {
+        StateClient::new(Whole(self.channel.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(super) fn cluster(&self) -> ClusterClient<Channel> {
-        ClusterClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    pub(super) fn cluster(&self) -> ClusterClient<Whole<Channel>> {
+        ClusterClient::new(Whole(self.channel.clone())).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     pub(super) fn health(&self) -> HealthClient<Channel> {

@@ -210,7 +210,7 @@ fn receipt(receipt: &v1::Receipt) -> Value {
     let logs = receipt.logs.iter().map(|log| {
         json!({
             "address": hex_value(&log.address),
-            "topics": log.topics.iter().map(|t| hex_value(t)).collect::<Value>(),
+            "topics": log.topics.chunks(32).map(hex_value).collect::<Value>(),
             "data": hex_value(&log.data),
         })
     });

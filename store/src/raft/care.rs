@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use troika_proto::member::v1 as wire;
 
 use super::bootstrap::ask_all;
-use super::config::{CALL_TIMEOUT, SPACE_PAUSE};
+use super::config::{CALL_TIMEOUT, SPACE_PAUSE, SWEEP_PAUSE};
 use super::core::{Core, Leadership};
 use super::error::Stopped;
 use super::network::{Kind, MemberId};
@@ -76,6 +76,14 @@ pub async fn watch_space(core: Arc<Core>) {
             Err(error) => tracing::warn!(%error, "cannot measure the free space"),
         }
         core.pause(SPACE_PAUSE).await;
+    }
+}
+
+/// Frees what callers hold who have left or run out of time, wherever it waits.
+pub async fn drop_unwanted(core: Arc<Core>) {
+    while core.is_running() {
+        core.pause(SWEEP_PAUSE).await;
+        core.waiting.drop_unwanted(Runtime::now());
     }
 }
 

@@ -46,6 +46,8 @@ pub const HELLO_PAUSE: Duration = Duration::from_millis(250);
 pub const CARE_PAUSE: Duration = Duration::from_secs(5);
 /// Pause between two looks at the free space.
 pub const SPACE_PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks for commands that nobody waits for.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(500);
 /// How long a leader waits for another to take over.
 pub const HANDOVER: Duration = Duration::from_secs(3);
 /// How long a leader waits for the others to say whether they could take over.

@@ -18,6 +18,7 @@ use super::config::{ENTRY_BYTES, ENTRY_COMMANDS, RETRY_PAUSE};
 use super::core::{Core, Leadership};
 use super::error::ProposeError;
 use super::forward::Connection;
+use super::network::MemberId;
 use super::pending::{Outcome, Pending, Proposed};
 use super::types::TypeConfig;
 use crate::mutant::{self, Mutant};
@@ -42,6 +43,7 @@ pub async fn run(core: Arc<Core>) {
         slots,
         under_way,
         connection: None,
+        silent: None,
         core,
     };
     while dispatcher.core.is_running() {
@@ -54,6 +56,8 @@ struct Dispatcher {
     slots: Arc<Semaphore>,
     under_way: mpsc::Sender<UnderWay>,
     connection: Option<Connection>,
+    /// The member whose last connection broke before it had answered anything.
+    silent: Option<MemberId>,
 }
 
 impl Dispatcher {
@@ -80,6 +84,7 @@ impl Dispatcher {
             _ => false,
         };
         if !keep && let Some(connection) = self.connection.take() {
+            self.silent = (!connection.has_served()).then(|| connection.leader());
             connection.close();
         }
     }
@@ -95,9 +100,10 @@ impl Dispatcher {
                 self.log(slot).await;
             }
             Leadership::Other(peer) => {
+                let again = self.silent == Some(peer.id);
                 let connection = self
                     .connection
-                    .get_or_insert_with(|| Connection::open(self.core.clone(), peer));
+                    .get_or_insert_with(|| Connection::open(self.core.clone(), peer, again));
                 let Some(slot) = connection.slot().await else {
                     Runtime::sleep(RETRY_PAUSE).await;
                     return;

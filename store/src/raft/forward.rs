@@ -5,7 +5,7 @@
 //! but one may be logged twice (see [`Pending::is_idempotent`]).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::config::{FORWARD_MESSAGES, FORWARD_STALL};
 use super::core::{Core, Leadership};
 use super::dispatch::{batch_of, offer_again};
 use super::error::ProposeError;
-use super::network::{Envelope, Kind, Lane};
+use super::network::{Envelope, Kind, Lane, MemberId};
 use super::peers::{CallError, Peer, open};
 use super::pending::{Caller, Collector, Outcome, Pending, Proposed, Work, lock};
 use super::wire::decode;
@@ -43,6 +43,7 @@ struct Sending {
     next_id: Mutex<u64>,
     messages: mpsc::Sender<Envelope>,
     closed: watch::Sender<bool>,
+    has_served: AtomicBool,
 }
 
 /// The right to send one message.
@@ -52,8 +53,8 @@ pub struct Slot<'a> {
 }
 
 impl Connection {
-    /// Starts a stream to the leader.
-    pub fn open(core: Arc<Core>, peer: Peer) -> Self {
+    /// Starts a stream to the leader. `again`: the one before broke before anything was answered, which has been said.
+    pub fn open(core: Arc<Core>, peer: Peer, again: bool) -> Self {
         let (messages, outgoing) = mpsc::channel(FORWARD_MESSAGES);
         let link = Arc::new(Sending {
             core,
@@ -62,8 +63,9 @@ impl Connection {
             next_id: Mutex::new(0),
             messages,
             closed: watch::Sender::new(false),
+            has_served: AtomicBool::new(false),
         });
-        Runtime::spawn(read_answers(link.clone(), outgoing));
+        Runtime::spawn(read_answers(link.clone(), outgoing, again));
         Self { link }
     }
 
@@ -72,6 +74,16 @@ impl Connection {
         self.link.peer.id == peer.id
             && self.link.peer.incarnation == peer.incarnation
             && !*self.link.closed.borrow()
+    }
+
+    /// Whom it leads to.
+    pub fn leader(&self) -> MemberId {
+        self.link.peer.id
+    }
+
+    /// True once anything was answered.
+    pub fn has_served(&self) -> bool {
+        self.link.has_served.load(Ordering::Relaxed)
     }
 
     /// Waits until a message may be sent; `None` if the stream is closed.
@@ -172,6 +184,7 @@ impl Sending {
 
     fn answered(&self, payload: Bytes) -> Result<(), CallError> {
         let nonsense = |reason: String| super::peers::nonsense(&self.peer, reason);
+        self.has_served.store(true, Ordering::Relaxed);
         let reply: wire::ForwardReply =
             decode(payload).map_err(|error| nonsense(error.to_string()))?;
         let answers =
@@ -238,14 +251,17 @@ async fn until_closed(closed: &mut watch::Receiver<bool>) {
     let _ = closed.wait_for(|closed| *closed).await;
 }
 
-async fn read_answers(sending: Arc<Sending>, outgoing: mpsc::Receiver<Envelope>) {
+async fn read_answers(sending: Arc<Sending>, outgoing: mpsc::Receiver<Envelope>, again: bool) {
     let mut closed = sending.closed.subscribe();
     tokio::select! {
         biased;
         () = until_closed(&mut closed) => {}
         result = read_all(&sending, outgoing) => {
             if let Err(error) = result {
-                tracing::info!(leader = sending.peer.id, %error, "the stream to the leader broke");
+                match again {
+                    true => tracing::debug!(leader = sending.peer.id, %error, "the leader is still away"),
+                    false => tracing::info!(leader = sending.peer.id, %error, "the stream to the leader broke"),
+                }
                 // Not at once: the leader may be on its way back or out.
                 Runtime::sleep(super::config::RETRY_PAUSE).await;
             }

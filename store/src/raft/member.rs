@@ -158,6 +158,7 @@ fn run(core: &Arc<Core>) {
     Runtime::spawn(care::watch_disk(core.clone()));
     Runtime::spawn(care::watch_membership(core.clone()));
     Runtime::spawn(care::watch_space(core.clone()));
+    Runtime::spawn(care::drop_unwanted(core.clone()));
     Runtime::spawn(care::compare(core.clone()));
     let task = core.clone();
     Runtime::spawn(async move {

@@ -345,6 +345,19 @@ impl Races {
         lock(&self.0).remove(&slot).unwrap_or_default()
     }
 
+    /// Takes everybody who waits behind another and has left or run out of time.
+    fn take_unwanted(&self, now: Instant) -> Vec<Pending> {
+        let mut unwanted = Vec::new();
+        for race in lock(&self.0).values_mut() {
+            let (wanted, left) = std::mem::take(race)
+                .into_iter()
+                .partition::<VecDeque<_>, _>(|pending| pending.is_wanted(now));
+            *race = wanted;
+            unwanted.extend(left);
+        }
+        unwanted
+    }
+
     /// The shard has no winner yet: the next who goes, and those who have left meanwhile.
     fn next(&self, slot: Slot, now: Instant) -> (Option<Pending>, Vec<Pending>) {
         let mut races = lock(&self.0);
@@ -439,8 +452,11 @@ impl Waiting {
         }
     }
 
-    /// Ends the queued commands that nobody waits for.
+    /// Ends what nobody waits for, in the queue and behind proposals under way: those may wait long, for a majority.
     pub fn drop_unwanted(&self, now: Instant) {
+        for pending in self.races.take_unwanted(now) {
+            pending.tell(Err(ProposeError::Deadline));
+        }
         for pending in self.queue.take_unwanted(now) {
             self.complete(pending, Err(ProposeError::Deadline), now);
         }
@@ -568,6 +584,21 @@ mod tests {
         let _second = accept(&waiting, 0, "b");
         drop(first);
         waiting.drop_unwanted(Runtime::now());
+        take_one(&waiting);
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_a_race_without_a_decision_frees_its_place() {
+        let waiting = Waiting::new(1 << 20);
+        let _first = accept(&waiting, 0, "a");
+        let second = accept(&waiting, 0, "b");
+        let _third = accept(&waiting, 0, "c");
+        // The first is in the log of a leader without a majority: nothing is decided.
+        let under_way = take_one(&waiting);
+        drop(second);
+        waiting.drop_unwanted(Runtime::now());
+        assert_eq!(waiting.budget.used(), 200);
+        waiting.complete(under_way, conflict(), Runtime::now());
         take_one(&waiting);
     }
 

@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use troika_proto::limits::MAX_MESSAGE_BYTES;
 use troika_proto::v1::acquire_locks_response::Outcome as Answer;
 use troika_proto::v1::state_client::StateClient;
+use troika_proto::whole::Whole;
 use troika_proto::{LockKey, v1};
 
 /// How long one operation may take before the benchmark gives up.
@@ -201,6 +202,6 @@ pub(super) async fn reads(global: &Global, args: LoadArgs) -> Result<Outcome, Ct
     Ok(Outcome::Yes)
 }
 
-fn state_of(channel: Channel) -> StateClient<Channel> {
-    StateClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+fn state_of(channel: Channel) -> StateClient<Whole<Channel>> {
+    StateClient::new(Whole(channel)).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }

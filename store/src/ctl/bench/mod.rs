@@ -17,6 +17,7 @@ use alloy_primitives::{Address, U256};
 use tonic::transport::Channel;
 use troika_proto::limits::{MAX_MESSAGE_BYTES, MIN_SHARD_GAS};
 use troika_proto::v1::rounds_client::RoundsClient;
+use troika_proto::whole::Whole;
 use troika_proto::{ChainConfig, Genesis, GenesisAccount, LockRule, Spec, v1};
 
 /// Who opens the rounds of a benchmark.
@@ -95,8 +96,8 @@ async fn connect(global: &Global, clients: u32) -> Result<Vec<Channel>, CtlError
     Ok(channels)
 }
 
-fn rounds_of(channel: &Channel) -> RoundsClient<Channel> {
-    RoundsClient::new(channel.clone())
+fn rounds_of(channel: &Channel) -> RoundsClient<Whole<Channel>> {
+    RoundsClient::new(Whole(channel.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }

@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use troika_proto::v1;
 use troika_proto::v1::rounds_client::RoundsClient;
+use troika_proto::whole::Whole;
 use v1::submit_response::Outcome as Answer;
 
 /// How long one submission may take before the benchmark gives up.
@@ -42,8 +43,8 @@ struct Race {
     winners: Vec<AtomicU64>,
     /// Submissions that the store turned away at a limit, and that were sent again.
     retries: AtomicU64,
-    /// Index (from 0) and number of the round that is open.
-    open: watch::Sender<(u64, u64)>,
+    /// Numbers of the rounds of this race so far; the last one is open.
+    rounds: watch::Sender<Vec<u64>>,
 }
 
 pub(super) async fn run(global: &Global, args: RaceArgs) -> Result<Outcome, CtlError> {
@@ -94,13 +95,13 @@ async fn play(
         decided: AtomicU64::new(0),
         winners: (0..args.slots).map(|_| AtomicU64::new(0)).collect(),
         retries: AtomicU64::new(0),
-        open: watch::channel((0, 0)).0,
+        rounds: watch::Sender::default(),
     });
     let lanes = lanes(channels, args).await?;
 
     let started = Instant::now();
     let first = open_round(client).await?;
-    race.open.send_replace((0, first));
+    race.rounds.send_modify(|rounds| rounds.push(first));
     let mut tasks = tokio::task::JoinSet::new();
     for lane in lanes {
         tasks.spawn(run_lane(lane, race.clone()));
@@ -110,7 +111,8 @@ async fn play(
         let one = done.map_err(|e| CtlError::Failed(format!("a lane broke: {e}")))??;
         seen.add(&one);
     }
-    let (index, last) = *race.open.borrow();
+    let rounds = race.rounds.borrow().clone();
+    let last = rounds.last().copied().unwrap_or(first);
     if !race.slots.is_multiple_of(race.shards) {
         seal_round(client, last).await?;
     }
@@ -124,7 +126,7 @@ async fn play(
         )));
     }
     let line = Line::race(args, &seen, seconds)
-        .with("rounds", index + 1)
+        .with("rounds", rounds.len() as u64)
         .with("shards", race.shards)
         .with("retries", race.retries.load(Ordering::Relaxed));
     Ok((line, last))
@@ -132,7 +134,7 @@ async fn play(
 
 /// One submission at a time: a call of its own, or a place on its client's stream.
 enum Lane {
-    Call(RoundsClient<Channel>),
+    Call(RoundsClient<Whole<Channel>>),
     Stream {
         id: u64,
         requests: mpsc::Sender<v1::SubmitRequest>,
@@ -186,7 +188,7 @@ async fn lanes(channels: &[Channel], args: &RaceArgs) -> Result<Vec<Lane>, CtlEr
 
 /// Opens one stream, and a task that hands its answers to the lanes that asked.
 async fn stream_lanes(
-    mut client: RoundsClient<Channel>,
+    mut client: RoundsClient<Whole<Channel>>,
     window: u32,
 ) -> Result<Vec<Lane>, CtlError> {
     let (requests, queue) = mpsc::channel(window as usize);
@@ -229,20 +231,20 @@ async fn stream_lanes(
 
 async fn run_lane(mut lane: Lane, race: Arc<Race>) -> Result<Seen, CtlError> {
     let mut seen = Seen::new();
-    let mut open = race.open.subscribe();
+    let mut rounds = race.rounds.subscribe();
     loop {
         let n = race.next.fetch_add(1, Ordering::Relaxed);
         let (slot, racer) = (n / race.racers, n % race.racers);
         if slot >= race.slots {
             return Ok(seen);
         }
-        let index = slot / race.shards;
+        let index = (slot / race.shards) as usize;
         // Submissions of later rounds wait here; those of this round were all taken before, so the wait ends.
-        let round =
-            match tokio::time::timeout(SUBMIT_TIMEOUT, open.wait_for(|o| o.0 >= index)).await {
-                Ok(Ok(open)) => open.1,
-                _ => return Err(CtlError::Deadline("no next round was opened".to_owned())),
-            };
+        let opened = rounds.wait_for(|rounds| rounds.len() > index);
+        let round = match tokio::time::timeout(SUBMIT_TIMEOUT, opened).await {
+            Ok(Ok(rounds)) => rounds[index],
+            _ => return Err(CtlError::Deadline("no next round was opened".to_owned())),
+        };
         let (won, micros) = race.submit(&mut lane, slot, racer, round).await?;
         seen.record(won, micros);
     }
@@ -299,7 +301,7 @@ impl Race {
         let decided = self.decided.fetch_add(1, Ordering::AcqRel) + 1;
         if decided.is_multiple_of(self.shards) && decided < self.slots {
             let round = open_round(&self.client).await?;
-            self.open.send_replace((decided / self.shards, round));
+            self.rounds.send_modify(|rounds| rounds.push(round));
             if self.prune_behind > 0 && round > self.prune_behind {
                 self.prune(round - self.prune_behind).await?;
             }
