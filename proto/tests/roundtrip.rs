@@ -72,6 +72,25 @@ proptest! {
     }
 }
 
+#[test]
+fn a_bloom_without_a_bit_is_nothing_on_the_wire_and_may_be_written_out() {
+    let empty = Header::default();
+    let mut wire = v1::Header::from(&empty);
+    assert!(wire.logs_bloom.is_empty());
+    wire.logs_bloom = troika_proto::wire::whole_bloom(&wire.logs_bloom);
+    assert_eq!(wire.logs_bloom.len(), 256);
+    assert_eq!(Header::try_from(&wire).unwrap(), empty);
+
+    let mut full = Header::default();
+    full.logs_bloom.0[255] = 1;
+    let mut wire = v1::Header::from(&full);
+    assert_eq!(wire.logs_bloom.len(), 256);
+    assert_eq!(Header::try_from(&wire).unwrap(), full);
+    wire.logs_bloom.truncate(255);
+    let error = Header::try_from(&wire).unwrap_err();
+    assert_eq!(error.field, "logs_bloom");
+}
+
 fn wire() -> v1::Diff {
     let paid = AccountDiff {
         balance: Delta::rise(U256::from(1)),

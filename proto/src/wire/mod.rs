@@ -7,6 +7,7 @@ mod shard;
 
 pub use chain::check_name;
 pub use evidence::{evidence_text, key_text};
+pub use shard::whole_bloom;
 
 use alloy_primitives::{Address, B256, U256};
 use bytes::{Bytes, BytesMut};

@@ -81,11 +81,26 @@ fn receipt_to_wire(receipt: &Receipt, arena: &mut Arena) -> v1::Receipt {
 }
 
 fn bloom(field: &str, bytes: &[u8]) -> Result<Bloom, Malformed> {
-    fixed::<256>(field, bytes).map(Bloom::from)
+    match bytes {
+        [] => Ok(Bloom::ZERO),
+        bytes => fixed::<256>(field, bytes).map(Bloom::from),
+    }
 }
 
+/// A bloom from the wire in full, for whoever shows it.
+pub fn whole_bloom(bytes: &Bytes) -> Bytes {
+    match bytes.is_empty() {
+        true => Bytes::from_static(&[0; 256]),
+        false => bytes.clone(),
+    }
+}
+
+/// Nothing for a bloom of nothing: it would be a quarter of a small proposal.
 fn bloom_bytes(bloom: &Bloom) -> Bytes {
-    Bytes::copy_from_slice(bloom.as_slice())
+    match bloom.is_zero() {
+        true => Bytes::new(),
+        false => Bytes::copy_from_slice(bloom.as_slice()),
+    }
 }
 
 impl TryFrom<&v1::ShardHeader> for ShardHeader {

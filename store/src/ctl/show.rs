@@ -4,7 +4,7 @@
 use alloy_primitives::{U256, hex};
 use serde_json::{Map, Value, json};
 use troika_proto::v1;
-use troika_proto::wire::{evidence_text, key_text};
+use troika_proto::wire::{evidence_text, key_text, whole_bloom};
 
 /// `0x` hex; null where empty.
 pub(super) fn hex_or_null(bytes: &[u8]) -> Value {
@@ -179,7 +179,7 @@ pub(super) fn header(header: &v1::Header) -> Value {
         "state_root": hex_value(&header.state_root),
         "transactions_root": hex_value(&header.transactions_root),
         "receipts_root": hex_value(&header.receipts_root),
-        "logs_bloom": hex_value(&header.logs_bloom),
+        "logs_bloom": hex_value(&whole_bloom(&header.logs_bloom)),
         "number": header.number,
         "gas_limit": header.gas_limit,
         "gas_used": header.gas_used,
@@ -199,7 +199,7 @@ pub(super) fn shard_header(header: &v1::ShardHeader) -> Value {
         "receipts_root": hex_value(&header.receipts_root),
         "transaction_count": header.transaction_count,
         "log_count": header.log_count,
-        "logs_bloom": hex_value(&header.logs_bloom),
+        "logs_bloom": hex_value(&whole_bloom(&header.logs_bloom)),
         "diff_root": hex_value(&header.diff_root),
         "gas_used": header.gas_used,
         "fees": decimal(&header.fees),
