@@ -9,6 +9,8 @@ set -eu
 ctl=${TROIKACTL:-troikactl}
 here=$(cd "$(dirname "$0")" && pwd)
 contract=0x00000000000000000000000000000000000000cc
+# The hash of the transaction 0x7f00.
+transaction=0x00f4e84b56024a482a023685dc409482de5ab522de72b7c8304e9096e2623bf8
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -61,10 +63,26 @@ expect 0 $ctl submit --round "$round" --shard 2 --executor c --file "$here/propo
 say "seal: shard 1 is filled with the empty shard"
 expect 0 $ctl round seal "$round" --wait
 
+say "the round, and the newest ones"
+expect 0 $ctl round get "$round"
+expect 0 $ctl round list --from "$round"
+
 say "the block, and what it changed"
 expect 0 $ctl block head
 expect 0 $ctl state get "$contract/0" "$contract/5" 0x00000000000000000000000000000000000000bb
+block=$($ctl -o json block head | sed 's/.*"hash":"\(0x[0-9a-f]*\)".*/\1/')
+expect 0 $ctl state diff "$block"
+
+say "what executor a won with: its transaction and its diff"
+expect 0 $ctl shard "$round" 0 --transactions --diff
+
+say "where that transaction stands, and one that nobody has sent"
+expect 0 $ctl find "$transaction"
+expect 1 $ctl find "0x$(printf '%064d' 0)"
 
 say "what the watcher saw"
 wait "$watcher"
 cat "$log"
+
+say "the same, of shard 2 alone"
+expect 0 $ctl watch --after "$((opened - 1))" --shards 2-2 --until-closed "$round"
