@@ -38,6 +38,33 @@ fn genesis() -> Genesis {
     }
 }
 
+/// The same accounts on a chain that differs in everything that the other one leaves at zero.
+fn fixed_genesis() -> Genesis {
+    let mut genesis = genesis();
+    let fixed = FixedEnvironment {
+        environment: Environment {
+            number: 19_426_587,
+            timestamp: 1_710_338_135,
+            base_fee: 63_000_000_000,
+            prev_randao: B256::repeat_byte(0xaa),
+            gas_limit: 30_000_000,
+            beneficiary: Address::repeat_byte(0xbb),
+        },
+        block_hashes: BTreeMap::from([
+            (19_426_585, B256::repeat_byte(0xcc)),
+            (19_426_586, B256::repeat_byte(0xdd)),
+        ]),
+    };
+    genesis.config = ChainConfig {
+        lock_rule: LockRule::Strict,
+        seconds_per_slot: 12,
+        spec: Spec::Cancun,
+        fixed: Some(fixed),
+        ..genesis.config
+    };
+    genesis
+}
+
 fn diff() -> Diff {
     let payer = AccountDiff {
         balance: Delta::fall(U256::from(100)),
@@ -146,6 +173,11 @@ fn hashes_never_move() {
             "genesis commitment",
             genesis().commitment(),
             "0x276c438e7c064434b3ab5408aa78478844acde6411267ce759b3efefa92e48a0",
+        ),
+        (
+            "commitment of a strict chain with a fixed environment",
+            fixed_genesis().commitment(),
+            "0xc49f7b68348d7d34a3686a9e14876dfc4cd5b4b61621ff5c8a2f4a38e38d12ff",
         ),
         (
             "genesis hash",

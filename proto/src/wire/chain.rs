@@ -83,6 +83,14 @@ impl TryFrom<&v1::ChainConfig> for ChainConfig {
             ));
         }
         let fixed = wire.fixed.as_ref().map(FixedEnvironment::try_from);
+        let later = [
+            ("registry", wire.registry.iter().any(|byte| *byte != 0)),
+            ("epoch_length", wire.epoch_length != 0),
+            ("share_cap", wire.share_cap != 0),
+        ];
+        if let Some((field, _)) = later.iter().find(|(_, is_set)| *is_set) {
+            return Err(Malformed::new(*field, "is kept for later and must be zero"));
+        }
         Ok(Self {
             chain_id: in_range("chain_id", wire.chain_id, 1..=u64::MAX / 2 - 36)?,
             shards: in_range("shards", wire.shards.into(), 1..=MAX_SHARDS.into())? as u32,

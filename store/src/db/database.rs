@@ -92,21 +92,22 @@ pub fn open_backend(
         // redb would make a new database of it.
         return Err(DbError::damaged(name, "the file", "it is empty"));
     }
-    // redb panics where a damaged file contradicts itself; to us that is damage like any other.
-    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    unpanicked(name, || {
         Builder::new()
             .set_cache_size(cache_bytes)
             .set_check_integrity_on_open(check_pages)
             .create_with_backend(backend)
-    }));
-    match opened {
-        Ok(opened) => opened.map_err(|error| not_opened(name, error)),
-        Err(_) => Err(DbError::damaged(
-            name,
-            "its pages",
-            "they contradict each other",
-        )),
-    }
+            .map_err(|error| not_opened(name, error))
+    })
+}
+
+/// redb panics where a damaged file contradicts itself; to us that is damage like any other.
+pub fn unpanicked<T>(name: &str, work: impl FnOnce() -> Result<T, DbError>) -> Result<T, DbError> {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    result.unwrap_or_else(|_| {
+        let why = "they contradict each other";
+        Err(DbError::damaged(name, "its pages", why))
+    })
 }
 
 /// Why a database was not opened, in our words.

@@ -96,9 +96,12 @@ pub fn restore<E: From<OpenError> + From<DbError>>(
     files
         .rename(received.file(), STATE)
         .map_err(|error| DbError::io(STATE, "rename", &error))?;
-    let vote = adapt(&StateFile::open(files.clone(), lock)?)?;
+    // Held to the end: to somebody who starts a member now the directory would be an empty one.
+    let vote = adapt(&StateFile::open(files.clone(), lock.clone())?)?;
     LogFile::create(&**files, Some(vote))?;
-    Ok(identity.write(&**files)?)
+    identity.write(&**files)?;
+    drop(lock);
+    Ok(())
 }
 
 /// Writes the cluster's id into a directory that does not know it yet. On disk when it returns. Blocks.

@@ -186,7 +186,12 @@ impl Queue {
             bytes += next.bytes;
             taken.extend(state.changes.pop_front());
         }
-        (taken, state.committed.take())
+        // The committed entry may still be in the queue: it is not to be on disk before what it commits.
+        let committed = match state.changes.is_empty() {
+            true => state.committed.take(),
+            false => None,
+        };
+        (taken, committed)
     }
 
     /// Nothing is written any more: whoever waits hears why.
@@ -509,4 +514,39 @@ fn reading(error: impl Into<redb::Error>) -> DbError {
 
 fn damaged(what: &str, reason: &str) -> DbError {
     DbError::damaged(LOG, what, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queued(index: u64, bytes: usize) -> Queued {
+        let record = Record {
+            index,
+            bytes: Bytes::new(),
+        };
+        Queued {
+            change: Change::Append(vec![record]),
+            bytes,
+            done: None,
+            _room: None,
+        }
+    }
+
+    #[test]
+    fn what_is_committed_goes_to_disk_with_its_entry_and_not_before() {
+        let queue = Queue {
+            state: Mutex::default(),
+            work: Notify::new(),
+            room: Arc::new(Semaphore::new(0)),
+        };
+        let two = [1, 2].map(|index| queued(index, LOG_COMMIT_BYTES));
+        queue.state().changes.extend(two);
+        let id = Bytes::from_static(b"2");
+        queue.state().committed = Some(id.clone());
+        let (first, committed) = queue.take();
+        assert_eq!((first.len(), committed), (1, None));
+        let (second, committed) = queue.take();
+        assert_eq!((second.len(), committed), (1, Some(id)));
+    }
 }

@@ -11,7 +11,7 @@ use std::ops::Bound;
 
 use super::{
     alarm::Alarm,
-    database::{seal, seal_into},
+    database::{seal, seal_into, unpanicked},
     error::DbError,
     log_file::{Change, ENTRIES, LOG, LogMeta, META, META_KEY, Opened, Queue, Queued, Record},
 };
@@ -46,7 +46,8 @@ pub(super) async fn run(queue: Arc<Queue>, opened: Arc<Opened>, alarm: Alarm, mu
         };
         let started = Runtime::now();
         let opened = opened.clone();
-        let result = worker.run(move || write(&opened, &commit)).await;
+        let write = move || unpanicked(LOG, || write(&opened, &commit));
+        let result = worker.run(write).await;
         metrics::histogram!("troika_log_commit_seconds").record(started.elapsed());
         match result {
             Ok(more_to_purge) => {

@@ -123,7 +123,9 @@ impl StateFile {
             transaction.commit()?;
             Ok(written)
         };
-        write().map_err(|error| DbError::redb(STATE, "write", error))
+        database::unpanicked(STATE, || {
+            write().map_err(|error| DbError::redb(STATE, "write", error))
+        })
     }
 
     /// The state as it is now, unmoved by later checkpoints for as long as the view lives.

@@ -1,7 +1,7 @@
 //! What a member does beside its work: it watches its disk, its own consensus task, its place in the group, and whether
 //! its state is still the others'.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -142,8 +142,12 @@ async fn differs(core: &Core) -> Option<Stopped> {
     own.last_key_value()?;
     let mut theirs = Vec::new();
     let group = core.group().membership_config;
-    let voters = group.voter_ids().count();
+    let voters: BTreeSet<MemberId> = group.voter_ids().collect();
+    // Learners have no say, here as elsewhere: they may be more than the voters.
     for (id, node) in core.others() {
+        if !voters.contains(&id) {
+            continue;
+        }
         let request = wire::StateHashes::default();
         let peer = Peer::new(id, &node);
         let asking = core
@@ -153,7 +157,7 @@ async fn differs(core: &Core) -> Option<Stopped> {
             theirs.push((id, by_index(reply)));
         }
     }
-    let (index, members) = outvoted(&own, &theirs, voters)?;
+    let (index, members) = outvoted(&own, &theirs, voters.len())?;
     Some(Stopped::Failed(format!(
         "the state of member {} at log index {index} differs from that of members {members:?}: this member is damaged or \
          runs a faulty build. Remove it and add a new one with an empty directory; keep this directory for analysis",

@@ -6,7 +6,6 @@
 //! Another task awaits the decisions in log order and tells the callers.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
@@ -129,7 +128,7 @@ impl Dispatcher {
         };
         let core = &self.core;
         let taken = core.waiting.queue.take(ENTRY_BYTES, ENTRY_COMMANDS);
-        let (commands, unchecked) = wanted(core, taken)
+        let (mut commands, unchecked) = wanted(core, taken)
             .into_iter()
             .partition::<Vec<_>, _>(|pending| pending.command().is_some());
         // Those that were queued before this member led, or whose turn came after another's.
@@ -140,9 +139,7 @@ impl Dispatcher {
             return;
         }
         let batch = core.stamps.batch(core, &commands);
-        for pending in &commands {
-            pending.offered.store(true, Ordering::Relaxed);
-        }
+        commands.iter_mut().for_each(Pending::offer);
         let (responder, decided) = ProgressResponder::complete_only();
         if mutant::on(Mutant::AnsweredBeforeCommit) {
             core.waiting
@@ -186,7 +183,7 @@ fn fit_to_forward(core: &Core, taken: Vec<Pending>) -> Vec<Pending> {
 fn refuse_remote(core: &Core, remote: Vec<Pending>) {
     let now = Runtime::now();
     for pending in remote {
-        let error = match pending.offered.load(Ordering::Relaxed) {
+        let error = match pending.may_be_logged() {
             true => ProposeError::Unknown,
             false => ProposeError::NoLeader,
         };
@@ -215,9 +212,9 @@ pub(super) fn offer_again(core: &Core, commands: Vec<Pending>) {
         }
         return;
     }
-    let (again, unknown) = commands.into_iter().partition::<Vec<_>, _>(|pending| {
-        pending.is_idempotent() || !pending.offered.load(Ordering::Relaxed)
-    });
+    let (again, unknown) = commands
+        .into_iter()
+        .partition::<Vec<_>, _>(|pending| pending.is_idempotent() || !pending.may_be_logged());
     for pending in unknown {
         core.waiting
             .complete(pending, Err(ProposeError::Unknown), now);
@@ -245,10 +242,7 @@ async fn tell_decisions(core: Arc<Core>, mut under_way: mpsc::Receiver<UnderWay>
                 }
             }
             Ok(Err(ClientWriteError::ForwardToLeader(_))) => {
-                // Refused before it was logged: as if never offered.
-                for pending in &entry.commands {
-                    pending.offered.store(false, Ordering::Relaxed);
-                }
+                entry.commands.iter().for_each(Pending::take_offer_back);
                 offer_again(&core, entry.commands);
                 // Mostly a hand-over or an election that this member does not know the end of yet.
                 Runtime::sleep(RETRY_PAUSE).await;

@@ -121,7 +121,7 @@ impl Slot<'_> {
             return offer_again(&self.sending.core, commands);
         };
         let mut next_id = lock(&self.sending.next_id);
-        for pending in commands {
+        for mut pending in commands {
             *next_id += 1;
             let patience = pending.deadline.saturating_duration_since(now);
             let submission = match &pending.work {
@@ -140,7 +140,7 @@ impl Slot<'_> {
                 patience_ms: patience.as_millis().min(u128::from(u32::MAX)) as u32,
                 submission,
             });
-            pending.offered.store(true, Ordering::Relaxed);
+            pending.offer();
             table.insert(*next_id, pending);
         }
         drop((next_id, unanswered));
@@ -189,33 +189,41 @@ impl Sending {
             decode(payload).map_err(|error| nonsense(error.to_string()))?;
         let answers =
             Answer::decode_all(reply.answers).map_err(|error| nonsense(error.to_string()))?;
+        let good = reply.outcomes.iter().filter(|o| o.fault.is_none()).count();
+        if good != answers.len() {
+            // Before anything is taken from the table: what is unanswered is offered again when the stream is closed.
+            return Err(nonsense(format!(
+                "{} answers to {good} decisions",
+                answers.len()
+            )));
+        }
         let mut answers = answers.into_iter();
         let now = Runtime::now();
         let mut again = Vec::new();
         for outcome in reply.outcomes {
+            let answer = outcome.fault.is_none().then(|| answers.next()).flatten();
             let pending = lock(&self.unanswered)
                 .as_mut()
                 .and_then(|table| table.remove(&outcome.id));
-            let result = match outcome.fault {
-                None => Ok(Proposed {
-                    answer: answers
-                        .next()
-                        .ok_or_else(|| nonsense("an answer is missing".into()))?,
-                    log_index: outcome.log_index,
-                    term: outcome.term,
-                }),
-                Some(fault) => Err(fault),
-            };
             let Some(pending) = pending else {
                 continue;
             };
-            match result {
-                Ok(proposed) => self.core.waiting.complete(pending, Ok(proposed), now),
-                Err(fault) => match error_of(&fault) {
+            match (outcome.fault, answer) {
+                (None, None) => again.push(pending),
+                (None, Some(answer)) => {
+                    let proposed = Proposed {
+                        answer,
+                        log_index: outcome.log_index,
+                        term: outcome.term,
+                    };
+                    self.core.waiting.complete(pending, Ok(proposed), now);
+                }
+                (Some(fault), _) => match error_of(&fault) {
                     Some(error) => self.core.waiting.complete(pending, Err(error), now),
                     None => {
-                        let unknown = fault.code() == wire::forward_fault::Code::UnknownOutcome;
-                        pending.offered.store(unknown, Ordering::Relaxed);
+                        if fault.code() != wire::forward_fault::Code::UnknownOutcome {
+                            pending.take_offer_back();
+                        }
                         again.push(pending);
                     }
                 },

@@ -157,7 +157,7 @@ impl Core {
         };
         let (reply, outcome) = oneshot::channel();
         let pending = Pending::new(work, deadline, Caller::Local(reply), share);
-        let offered = pending.offered.clone();
+        let offered = pending.offered();
         self.start(pending);
         match Runtime::timeout_at(deadline, outcome).await {
             Ok(Ok(Err(ProposeError::Deadline))) | Err(_) => {

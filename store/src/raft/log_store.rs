@@ -110,6 +110,9 @@ impl LogStore {
             Some(record) => Some(codec::decode_entry_id(&record.bytes)?),
             None => purged,
         };
+        // Known as committed is at most what is there.
+        let committed = recovered.committed.as_ref().map(id).transpose()?;
+        let committed = committed.min(last);
         let next = last.as_ref().map_or(0, |id| id.index + 1);
         let memory = Memory {
             first: next - recovered.entries,
@@ -118,7 +121,7 @@ impl LogStore {
                 .as_ref()
                 .map(|vote| codec::decode_vote(vote))
                 .transpose()?,
-            committed: recovered.committed.as_ref().map(id).transpose()?,
+            committed,
             purged,
             tail: VecDeque::new(),
             tail_first: next,

@@ -189,8 +189,10 @@ pub struct Pending {
     slot: Option<Slot>,
     /// When the caller gives up.
     pub deadline: Instant,
-    /// Set once it may be in the log.
-    pub offered: Arc<AtomicBool>,
+    /// Set while it may be in the log.
+    offered: Arc<AtomicBool>,
+    /// Whether it was so before it was offered last.
+    offered_before: bool,
     caller: Caller,
     share: Share,
 }
@@ -203,6 +205,7 @@ impl Pending {
             work,
             deadline,
             offered: Arc::default(),
+            offered_before: false,
             caller,
             share,
         }
@@ -211,6 +214,26 @@ impl Pending {
     /// What it counts for.
     pub fn bytes(&self) -> usize {
         self.share.bytes
+    }
+
+    /// For whoever waits: true while it may be in the log.
+    pub fn offered(&self) -> Arc<AtomicBool> {
+        self.offered.clone()
+    }
+
+    /// True while it may be in the log.
+    pub fn may_be_logged(&self) -> bool {
+        self.offered.load(Ordering::Relaxed)
+    }
+
+    /// From now on it may be in the log.
+    pub fn offer(&mut self) {
+        self.offered_before = self.offered.swap(true, Ordering::Relaxed);
+    }
+
+    /// It was refused before it was logged, this time: an offer before that may still be in a log.
+    pub fn take_offer_back(&self) {
+        self.offered.store(self.offered_before, Ordering::Relaxed);
     }
 
     /// True if it came from another member, which must not be sent on to a third.
@@ -600,6 +623,21 @@ mod tests {
         assert_eq!(waiting.budget.used(), 200);
         waiting.complete(under_way, conflict(), Runtime::now());
         take_one(&waiting);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_does_not_undo_an_offer_that_came_before() {
+        let waiting = Waiting::new(1 << 20);
+        let _outcome = accept(&waiting, 0, "a");
+        let mut pending = take_one(&waiting);
+        pending.offer();
+        pending.take_offer_back();
+        assert!(!pending.may_be_logged());
+        // Logged by a leader that is gone, then refused by one that is none.
+        pending.offer();
+        pending.offer();
+        pending.take_offer_back();
+        assert!(pending.may_be_logged());
     }
 
     #[tokio::test]

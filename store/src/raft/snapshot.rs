@@ -5,6 +5,7 @@
 //! What breaks off begins anew. The receiver replaces nothing before the end was seen and every sum was right.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -35,6 +36,7 @@ pub async fn send(
     let window = Arc::new(Semaphore::new(SNAPSHOT_FRAMES_IN_FLIGHT));
     let opening = peers.stream(peer, Lane::Snapshot, ReceiverStream::new(outgoing).boxed());
     let started = Runtime::now();
+    let complete = AtomicBool::new(false);
     let begin = wire::SnapshotBegin {
         vote: Some(codec::vote_to_wire(&vote)),
     };
@@ -45,15 +47,23 @@ pub async fn send(
         snapshot.snapshot,
         messages,
         window.clone(),
+        &complete,
     );
     let answers = async {
-        let incoming = Runtime::timeout(SNAPSHOT_STALL, opening).await;
-        let incoming = incoming.map_err(|_| stalled(peer, SNAPSHOT_STALL))??;
-        await_installed(peer, incoming, &window).await
+        let answered = async {
+            let incoming = Runtime::timeout(SNAPSHOT_STALL, opening).await;
+            let incoming = incoming.map_err(|_| stalled(peer, SNAPSHOT_STALL))??;
+            await_installed(peer, incoming, &window, &complete).await
+        };
+        let answered = answered.await;
+        // However it ended, nothing more is to be sent: who waits for a place in the window must not wait for ever.
+        window.close();
+        answered
     };
     // Both run: the answers open the window for the frames.
     let (fed, answered) = futures::future::join(feeding, answers).await;
     let sent = fed?;
+    let vote = answered?;
     let took = Runtime::now() - started;
     metrics::histogram!("troika_snapshot_seconds", "direction" => "sent").record(took);
     tracing::info!(
@@ -62,7 +72,7 @@ pub async fn send(
         ms = took.as_millis() as u64,
         "snapshot sent"
     );
-    answered
+    Ok(vote)
 }
 
 fn stalled(peer: &Peer, timeout: std::time::Duration) -> CallError {
@@ -80,6 +90,7 @@ async fn feed(
     mut data: SnapshotData,
     messages: mpsc::Sender<Envelope>,
     window: Arc<Semaphore>,
+    complete: &AtomicBool,
 ) -> Result<u64, CallError> {
     let mut sent = 0;
     let envelope = |kind, payload| peers.envelope(peer, kind, payload);
@@ -105,6 +116,7 @@ async fn feed(
                 envelope(Kind::SnapshotChunk, chunk.encode_to_vec().into())
             }
             None => {
+                complete.store(true, Ordering::Relaxed);
                 let end = wire::SnapshotEnd { bytes: sent };
                 let _ = messages
                     .send(envelope(Kind::SnapshotEnd, end.encode_to_vec().into()))
@@ -118,40 +130,42 @@ async fn feed(
     }
 }
 
-/// Reads acknowledgements until the one that says "installed". Closes the window when nothing more is to be sent.
+/// Reads acknowledgements until the one that says "installed". Installing takes longer than taking a piece.
 async fn await_installed(
     peer: &Peer,
     mut incoming: Incoming,
     window: &Semaphore,
+    complete: &AtomicBool,
 ) -> Result<Vote, CallError> {
-    let result = async {
-        loop {
-            let Ok(answer) = Runtime::timeout(SNAPSHOT_INSTALL, incoming.next()).await else {
-                return Err(stalled(peer, SNAPSHOT_INSTALL));
-            };
-            let answer = answer.ok_or_else(|| nonsense(peer, "the stream ended early"))??;
-            let kind = match Kind::from_number(answer.kind) {
-                Some(kind @ (Kind::SnapshotBegin | Kind::SnapshotChunk | Kind::SnapshotEnd)) => {
-                    kind
-                }
-                _ => Kind::SnapshotChunk,
-            };
-            let reply: wire::SnapshotReply =
-                decode(open(peer, kind, answer)?).map_err(|error| nonsense(peer, error))?;
-            if !reply.failed.is_empty() {
-                return Err(nonsense(peer, reply.failed));
+    loop {
+        let is_complete = complete.load(Ordering::Relaxed);
+        let patience = match is_complete {
+            true => SNAPSHOT_INSTALL,
+            false => SNAPSHOT_STALL,
+        };
+        let Ok(answer) = Runtime::timeout(patience, incoming.next()).await else {
+            if complete.load(Ordering::Relaxed) != is_complete {
+                continue;
             }
-            if let Some(vote) = reply.vote {
-                return Ok(codec::vote_from_wire(&vote));
-            }
-            if kind == Kind::SnapshotChunk {
-                window.add_permits(1);
-            }
+            return Err(stalled(peer, patience));
+        };
+        let answer = answer.ok_or_else(|| nonsense(peer, "the stream ended early"))??;
+        let kind = match Kind::from_number(answer.kind) {
+            Some(kind @ (Kind::SnapshotBegin | Kind::SnapshotChunk | Kind::SnapshotEnd)) => kind,
+            _ => Kind::SnapshotChunk,
+        };
+        let reply: wire::SnapshotReply =
+            decode(open(peer, kind, answer)?).map_err(|error| nonsense(peer, error))?;
+        if !reply.failed.is_empty() {
+            return Err(nonsense(peer, reply.failed));
         }
-    };
-    let result = result.await;
-    window.close();
-    result
+        if let Some(vote) = reply.vote {
+            return Ok(codec::vote_from_wire(&vote));
+        }
+        if kind == Kind::SnapshotChunk {
+            window.add_permits(1);
+        }
+    }
 }
 
 /// What the receiver has so far.

@@ -2,7 +2,7 @@
 //!
 //! A round's age is counted by the leader's monotonic clock from the moment that this member applied its opening, also
 //! while it did not lead; it is never overstated. The opening's wall-clock time is the earlier of the opener's and the
-//! leader's, and never below one that this member has stamped before.
+//! leader's; that time never runs backwards along a chain is the environment's care.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -25,29 +25,18 @@ pub struct Stamps {
 struct Known {
     /// When this member applied the opening of each of the newest rounds.
     opened: BTreeMap<RoundId, Instant>,
-    /// The newest wall-clock stamp, milliseconds since 1970.
-    newest_ms: u64,
 }
 
 impl Known {
     fn waited_ms(&self, round: RoundId, now: Instant) -> u64 {
-        let opened = self.opened.get(&round);
-        opened.map_or(0, |opened| {
+        // Of a round that is forgotten so much is known: it was opened before those after it.
+        let opened = self.opened.range(round..).next();
+        opened.map_or(0, |(_, opened)| {
             now.saturating_duration_since(*opened).as_millis() as u64
         })
     }
 
-    fn clock_ms(&mut self, opener_ms: u64, leader_ms: u64) -> u64 {
-        // An opener without a clock says 0.
-        let stamp = match opener_ms {
-            0 => leader_ms,
-            _ => opener_ms.min(leader_ms),
-        };
-        self.newest_ms = self.newest_ms.max(stamp);
-        self.newest_ms
-    }
-
-    fn stamp(&mut self, command: &Command, clock: &dyn Clock, now: Instant) -> Command {
+    fn stamp(&self, command: &Command, clock: &dyn Clock, now: Instant) -> Command {
         match command {
             Command::SealRound { round, .. } => Command::SealRound {
                 round: *round,
@@ -59,7 +48,7 @@ impl Known {
                 waited_ms: self.waited_ms(*round, now),
             },
             Command::OpenRound(open) => Command::OpenRound(Arc::new(OpenRound {
-                clock_ms: self.clock_ms(open.clock_ms, clock.now_ms()),
+                clock_ms: earlier(open.clock_ms, clock.now_ms()),
                 ..OpenRound::clone(open)
             })),
             other => other.clone(),
@@ -76,11 +65,19 @@ impl Known {
     }
 }
 
+/// The earlier of the opener's and the leader's clock. An opener without a clock says 0.
+fn earlier(opener_ms: u64, leader_ms: u64) -> u64 {
+    match opener_ms {
+        0 => leader_ms,
+        _ => opener_ms.min(leader_ms),
+    }
+}
+
 impl Stamps {
     /// Commands with their stamps, as they are logged.
     pub(super) fn batch(&self, core: &Core, commands: &[Pending]) -> Batch {
         let now = Runtime::now();
-        let mut known = lock(&self.known);
+        let known = lock(&self.known);
         let stamped = commands
             .iter()
             .filter_map(Pending::command)
@@ -150,13 +147,24 @@ mod tests {
     }
 
     #[test]
-    fn stamps_take_the_earlier_clock_and_never_run_backwards() {
+    fn stamps_take_the_earlier_clock_and_remember_no_wrong_one() {
+        assert_eq!(earlier(0, 1_000), 1_000);
+        assert_eq!(earlier(2_000, 3_000), 2_000);
+        // A leader's clock that was an hour ahead leaves nothing behind once it is mended.
+        assert_eq!(earlier(9_000, 3_600_000), 9_000);
+        assert_eq!(earlier(0, 3_600_000), 3_600_000);
+        assert_eq!(earlier(0, 4_000), 4_000);
+    }
+
+    #[test]
+    fn a_round_that_is_forgotten_still_grows_older() {
         let mut known = Known::default();
-        assert_eq!(known.clock_ms(0, 1_000), 1_000);
-        assert_eq!(known.clock_ms(2_000, 3_000), 2_000);
-        assert_eq!(known.clock_ms(9_000, 3_000), 3_000);
-        assert_eq!(known.clock_ms(5, 3_000), 3_000);
-        assert_eq!(known.clock_ms(0, 10), 3_000);
+        let start = Runtime::now();
+        known.learn(0..1, start);
+        let later = start + Duration::from_millis(500);
+        known.learn(1..KNOWN_ROUNDS as u64 + 1, later);
+        let now = later + Duration::from_millis(700);
+        assert_eq!(known.waited_ms(0, now), 700);
     }
 
     #[test]

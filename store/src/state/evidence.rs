@@ -78,6 +78,19 @@ pub enum Evidence {
     },
 }
 
+/// Fields of [`Evidence::BadHeader`] that speak of the list of shard hashes beside the header.
+pub(super) const SHARD_HASHES: &str = "shardHashes";
+/// The field of the header that commits to that list.
+pub(super) const EXTRA_DATA: &str = "extraData";
+
+impl Evidence {
+    /// False where only the list beside the header is shown to be wrong. The block's hash does not cover what somebody
+    /// sent along with it: with its own list the same block may be good.
+    pub(super) fn is_of_the_block(&self) -> bool {
+        !matches!(self, Self::BadHeader { field, .. } if [SHARD_HASHES, EXTRA_DATA].contains(field))
+    }
+}
+
 /// The names that [`Evidence::BadHeader`] uses, as in Ethereum's JSON.
 const HEADER_FIELDS: [&str; 15] = [
     "number",

@@ -4,8 +4,12 @@
 /// Highest feature level that this program understands.
 pub const MAX_FEATURE_LEVEL: u32 = 1;
 
-/// Most rounds that are open at once.
-pub const MAX_OPEN_ROUNDS: usize = 256;
+/// Most VERIFY rounds that are open at once.
+pub const MAX_OPEN_CHECKS: usize = 256;
+
+/// Seconds that a checked block's timestamp may be ahead of the opening's clock. A block from farther ahead is refused, not
+/// barred: it becomes the head when its time has come.
+pub const MAX_FUTURE_SECONDS: u64 = 15;
 
 /// Most keys that `AcquireLocks` and reservations hold in one round.
 pub const MAX_HELD_KEYS: usize = 1 << 21;

@@ -2,10 +2,10 @@
 
 use super::command::{OpenRound, OpenTarget, RoundKind};
 use super::decision::{Decision, Refusal, RoundId};
-use super::evidence::{Evidence, VoidReason};
+use super::evidence::{EXTRA_DATA, Evidence, SHARD_HASHES, VoidReason};
 use super::history::EventKind;
 use super::layers::{Account, HeldBlock, Layers};
-use super::limits::MAX_OPEN_ROUNDS;
+use super::limits::{MAX_FUTURE_SECONDS, MAX_OPEN_CHECKS};
 use super::machine::{Chain, Machine};
 use super::records::{RecordKey, Value, block, canonical, chain, round as record};
 use super::round::{Checked, CompactWinner, Live, Round, RoundStatus};
@@ -132,7 +132,6 @@ impl Machine {
             );
             return Err(Refusal::new(RefusalCode::ShardOutOfRange, message));
         }
-        self.room_for_a_round()?;
         let environment = config.environment(&head.header, parent, open.clock_ms);
         let mut mentioned = BTreeSet::new();
         let reserved = reservations
@@ -154,12 +153,17 @@ impl Machine {
         (!matches!(round.status, RoundStatus::Void(..))).then_some(id)
     }
 
-    fn room_for_a_round(&self) -> Result<(), Refusal> {
-        if self.live.len() < MAX_OPEN_ROUNDS {
+    /// Bounds the rounds that check blocks, of which anybody may open many. BUILD has one a head: it is never kept out.
+    fn room_to_check(&self) -> Result<(), Refusal> {
+        let open = self
+            .live
+            .values()
+            .filter(|live| live.round.checked.is_some());
+        if open.count() < MAX_OPEN_CHECKS {
             return Ok(());
         }
         let message =
-            format!("MAX_OPEN_ROUNDS: {MAX_OPEN_ROUNDS} rounds are open, seal or void some");
+            format!("MAX_OPEN_CHECKS: {MAX_OPEN_CHECKS} VERIFY rounds are open, void some");
         Err(Refusal::new(RefusalCode::Limit, message))
     }
 
@@ -191,7 +195,16 @@ impl Machine {
             let message = format!("the parent {} is not held", header.parent_hash);
             return Err(Refusal::new(RefusalCode::WrongParent, message));
         };
-        self.room_for_a_round()?;
+        let latest = open.clock_ms / 1000 + MAX_FUTURE_SECONDS;
+        if chain.config.fixed.is_none() && header.timestamp > latest {
+            let message = format!(
+                "MAX_FUTURE_SECONDS: the block is of {}, and now it is {}",
+                header.timestamp,
+                open.clock_ms / 1000
+            );
+            return Err(Refusal::new(RefusalCode::TooEarly, message));
+        }
+        self.room_to_check()?;
         let evidence = check_header(&chain.config, &parent, header, shard_hashes);
         // Rule 9 with the header's own time stamp as the clock: what is checked runs in what the header says.
         let clock_ms = header.timestamp.saturating_mul(1000);
@@ -277,7 +290,7 @@ fn check_header(
     let expected = config.environment(&parent.header, parent.hash, clock_ms);
     let count = config.shards as usize;
     if shard_hashes.len() != count {
-        return bad("shardHashes", count, shard_hashes.len());
+        return bad(SHARD_HASHES, count, shard_hashes.len());
     }
     None.or_else(|| bad("number", expected.number, header.number))
         .or_else(|| bad("timestamp", expected.timestamp, header.timestamp))
@@ -290,7 +303,7 @@ fn check_header(
             let found = header.parent_beacon_root;
             bad("parentBeaconBlockRoot", B256::ZERO, found)
         })
-        .or_else(|| bad("extraData", shards_root(shard_hashes), header.shards_root))
+        .or_else(|| bad(EXTRA_DATA, shards_root(shard_hashes), header.shards_root))
 }
 
 /// Evidence, if a field is not what it must be.

@@ -279,7 +279,7 @@ impl Live {
             if let Some(keys) = self.held.remove(&id) {
                 for key in keys.iter() {
                     if !mutant::on(Mutant::LockReleaseForgotten) {
-                        self.locks.remove(key);
+                        self.unlock(key, shard);
                     }
                 }
                 self.held_keys -= keys.len();
@@ -287,11 +287,18 @@ impl Live {
             }
         }
         let reserved = self.round.reserved.clone();
-        for (key, owner) in reserved.iter().filter(|(_, owner)| *owner == shard) {
-            debug_assert_eq!(*owner, shard);
-            self.locks.remove(key);
+        for (key, _) in reserved.iter().filter(|(_, owner)| *owner == shard) {
+            self.unlock(key, shard);
         }
         released
+    }
+
+    /// Gives back a key that `shard` took ahead. Another shard may have it by now: while a round is loaded, the
+    /// reservations are there again before the accepted shards come, in the order of shards.
+    fn unlock(&mut self, key: &LockKey, shard: u32) {
+        if self.locks.get(key).is_some_and(|lock| lock.shard == shard) {
+            self.locks.remove(key);
+        }
     }
 }
 

@@ -200,7 +200,7 @@ impl Machine {
         }
     }
 
-    /// Ends an open round without a block. An invalid one is barred for ever.
+    /// Ends an open round without a block. An invalid block is barred for ever.
     pub(super) fn close_void(
         &mut self,
         id: RoundId,
@@ -211,8 +211,9 @@ impl Machine {
             return;
         };
         let hash = live.round.block_hash;
+        let is_bad = evidence.as_ref().is_none_or(Evidence::is_of_the_block);
         self.close(id, RoundStatus::Void(reason, evidence), hash);
-        if reason == VoidReason::Invalid {
+        if reason == VoidReason::Invalid && is_bad {
             self.bar(hash, id);
         }
         self.tell(EventKind::RoundVoided(id));

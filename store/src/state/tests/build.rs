@@ -1,6 +1,6 @@
 //! Making blocks: the race, locks, seals, refusals.
 
-use crate::state::limits::{MAX_FEATURE_LEVEL, MAX_HELD_KEYS, MAX_OPEN_ROUNDS};
+use crate::state::limits::{MAX_FEATURE_LEVEL, MAX_HELD_KEYS, MAX_OPEN_CHECKS};
 use crate::state::testing::*;
 use crate::state::*;
 use std::sync::Arc;
@@ -431,19 +431,23 @@ fn code_is_kept_by_its_hash_and_removed_from_its_account() {
 }
 
 #[test]
-fn too_many_open_rounds_or_held_keys_name_the_limit() {
+fn too_many_open_checks_or_held_keys_name_the_limit_and_never_keep_a_build_out() {
     let mut machine = started(1);
-    for n in 0..MAX_OPEN_ROUNDS as u64 {
+    let check = |n: u64| {
         let (header, hashes, _) = foreign_block(1);
         let header = troika_proto::Header {
             gas_used: n,
             ..header
         };
-        machine.ask(&verify(&header, &hashes));
+        verify(&header, &hashes)
+    };
+    for n in 0..MAX_OPEN_CHECKS as u64 {
+        machine.ask(&check(n));
     }
-    assert_eq!(machine.open_rounds().len(), MAX_OPEN_ROUNDS);
-    let command = build("a", None);
-    assert_eq!(refuses(&mut machine, &command), RefusalCode::Limit);
+    assert_eq!(machine.open_rounds().len(), MAX_OPEN_CHECKS);
+    let one_more = check(MAX_OPEN_CHECKS as u64);
+    assert_eq!(refuses(&mut machine, &one_more), RefusalCode::Limit);
+    machine.open();
 
     let mut machine = started(1);
     let round = machine.open();
@@ -595,4 +599,24 @@ fn state_reads_reach_128_blocks_back_and_no_further() {
         assert_eq!(nonce_at(hash), expected, "block {number}");
     }
     assert_eq!(machine.oldest_state(), 12);
+}
+
+#[test]
+fn a_reserved_key_that_another_shard_took_is_still_locked_after_loading() {
+    let key = LockKey::account(address(3));
+    let mut machine = started(4);
+    let round = match open_reserving(&mut machine, vec![(key, 2)]) {
+        Decision::Opened { round, .. } => round,
+        other => panic!("{other:?}"),
+    };
+    // Shard 2 does without what was reserved for it, and shard 0 takes it.
+    won(machine.submit(transfer(round, 2, "a", 1, 20, 1)));
+    won(machine.submit(transfer(round, 0, "a", 3, 21, 1)));
+    let mut disk = Disk::default();
+    disk.checkpoint(&mut machine);
+    let mut loaded = disk.load().unwrap();
+    let third = transfer(round, 3, "a", 3, 22, 1);
+    let expected = machine.ask(&submit(third.clone()));
+    assert!(matches!(expected, Decision::Conflict(_)), "{expected:?}");
+    assert_eq!(loaded.ask(&submit(third)), expected);
 }

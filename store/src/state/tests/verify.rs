@@ -1,6 +1,7 @@
 //! Checking others' blocks.
 
 use super::build::{foreign_block, import};
+use crate::state::limits::MAX_FUTURE_SECONDS;
 use crate::state::testing::*;
 use crate::state::*;
 use std::sync::Arc;
@@ -76,17 +77,44 @@ fn a_header_that_contradicts_its_parent_is_invalid_at_the_opening() {
             Evidence::BadHeader { field, .. } => assert_eq!(field, name),
             other => panic!("{name}: {other:?}"),
         }
-        let again = machine.ask(&verify(&header, &hashes));
-        assert_eq!(refused(again), RefusalCode::Barred);
         let wire = machine.round_to_wire(round, true).unwrap();
         assert!(wire.evidence.is_some());
+        if name != "extraData" {
+            let again = machine.ask(&verify(&header, &hashes));
+            assert_eq!(refused(again), RefusalCode::Barred);
+        }
     }
+}
+
+#[test]
+fn a_wrong_list_of_shards_says_nothing_against_the_block() {
+    let (good, hashes, proposals) = foreign_block(2);
     let mut machine = started(2);
-    let round = opened(&mut machine, &good, &hashes[..1]);
-    let field = "shardHashes";
-    assert!(
-        matches!(evidence(&machine, round), Evidence::BadHeader { field: f, .. } if f == field)
-    );
+    let mut flipped = hashes.clone();
+    flipped[1].0[0] ^= 1;
+    for (list, name) in [(&hashes[..1], "shardHashes"), (&flipped[..], "extraData")] {
+        let round = opened(&mut machine, &good, list);
+        match evidence(&machine, round) {
+            Evidence::BadHeader { field, .. } => assert_eq!(field, name),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let round = import(&mut machine, &good, &hashes, &proposals);
+    assert_eq!(machine.round(round).unwrap().status, RoundStatus::Sealed);
+    assert_eq!(machine.head_hash(), good.hash());
+}
+
+#[test]
+fn a_block_from_the_future_is_refused_until_its_time_has_come() {
+    let (mut header, hashes, _) = foreign_block(2);
+    let mut machine = started(2);
+    header.timestamp = 1_700_000_001 + MAX_FUTURE_SECONDS + 1;
+    let before = machine.state_hash();
+    let early = machine.ask(&verify(&header, &hashes));
+    assert_eq!(refused(early), RefusalCode::TooEarly);
+    assert_eq!(machine.state_hash(), before);
+    header.timestamp -= 1;
+    opened(&mut machine, &header, &hashes);
 }
 
 #[test]
