@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# What failures cost: three members, three executors and a gateway as separate processes on loopback.
+#   - transfers included a second with all executors up, and with one that is killed and started again every few seconds, in turns;
+#   - seconds until two more blocks after kill -9 of the leading member, and of two of the three executors.
+# usage: tests/bench/failures.sh [TURNS [TRANSFERS]]      (2 turns of 40,000)
+# Prints a line of JSON for each. Needs a release build (cargo build --release --workspace --bins). Leaves nothing running.
+#   TROIKA_BIN     folder of the binaries (target/release)
+#   BENCH_DIR      where the data goes: must be on a real disk (a temporary folder)
+#   BENCH_PORT     first of twenty ports (7400)
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+bin=${TROIKA_BIN:-${CARGO_TARGET_DIR:-$root/target}/release}
+port=${BENCH_PORT:-7400}
+turns=${1:-2} transfers=${2:-40000}
+for name in troika-store troika-node troikactl; do
+  [[ -x $bin/$name ]] || { echo "$bin has no $name: cargo build --release --workspace --bins" >&2; exit 2; }
+done
+data=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/troika-failures.XXXX")
+declare -A pids
+stop() {
+  for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+  rm -rf "$data"
+}
+trap stop EXIT
+
+members="" endpoints="" executors=""
+for n in 1 2 3; do
+  members+="${members:+,}$n=127.0.0.1:$((port + 10 + n))"
+  endpoints+="${endpoints:+,}http://127.0.0.1:$((port + n))"
+  executors+="${executors:+,}http://127.0.0.1:$((port + 4 + n))"
+done
+export TROIKA_ENDPOINTS=$endpoints
+member() {
+  "$bin/troika-store" serve --id "$1" --data "$data/$1" --listen "127.0.0.1:$((port + $1))" \
+    --peer-listen "127.0.0.1:$((port + 10 + $1))" --members "$members" >>"$data/member-$1.log" 2>&1 &
+  pids[member-$1]=$!
+}
+executor() {
+  "$bin/troika-node" executor --store "$endpoints" --shards 0-3 --listen "127.0.0.1:$((port + 4 + $1))" \
+    --name "executor-$1" >>"$data/executor-$1.log" 2>&1 &
+  pids[executor-$1]=$!
+}
+end() {
+  kill -9 "${pids[$1]}" && wait "${pids[$1]}" 2>/dev/null || true
+}
+blocks() {
+  curl -sf -m 5 -H 'content-type: application/json' "http://127.0.0.1:$port" \
+    -d '{"jsonrpc":"2.0","id":1,"method":"eth_blockNumber","params":[]}' | grep -o '0x[0-9a-f]*' || echo 0x0
+}
+# Seconds until there are two blocks more than now.
+two_blocks() {
+  local from now=$EPOCHREALTIME
+  from=$(($(blocks)))
+  until (($(blocks) >= from + 2)); do sleep 0.05; done
+  awk "BEGIN { printf \"%.2f\", $EPOCHREALTIME - $now }"
+}
+included() {
+  "$bin/troika-node" bench transfers --rpc "http://127.0.0.1:$port" --transfers "$transfers" --json
+}
+
+for n in 1 2 3; do member $n; done
+"$bin/troikactl" health --wait >/dev/null
+"$bin/troika-node" genesis --shards 4 >"$data/genesis.json"
+"$bin/troikactl" init "$data/genesis.json" >/dev/null
+for n in 1 2 3; do executor $n; done
+"$bin/troika-node" gateway --store "$endpoints" --rpc "127.0.0.1:$port" --executors "$executors" >"$data/gateway.log" 2>&1 &
+pids[gateway]=$!
+until (($(blocks) >= 2)); do sleep 0.1; done
+
+included >/dev/null # a warm-up
+for ((turn = 1; turn <= turns; turn++)); do
+  echo "{\"executors\":\"all up\",\"transfers\":$(included)}"
+  included >"$data/under-restarts.json" &
+  load=$! restarts=0 n=0
+  while kill -0 $load 2>/dev/null; do
+    n=$((n % 3 + 1))
+    end executor-$n
+    sleep 0.5
+    executor $n
+    restarts=$((restarts + 1))
+    for _ in 1 2 3 4 5; do kill -0 $load 2>/dev/null && sleep 0.5; done
+  done
+  wait $load
+  echo "{\"executors\":\"one killed every 3 s\",\"restarts\":$restarts,\"transfers\":$(cat "$data/under-restarts.json")}"
+done
+
+leader=$("$bin/troikactl" -o json status | grep -o '"leader": *[0-9]*' | grep -o '[0-9]*$' | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
+end "member-$leader"
+echo "{\"killed\":\"the leading member\",\"seconds_to_two_blocks\":$(two_blocks)}"
+member "$leader"
+"$bin/troikactl" health --wait >/dev/null
+end executor-1
+end executor-2
+echo "{\"killed\":\"two of three executors\",\"seconds_to_two_blocks\":$(two_blocks)}"
