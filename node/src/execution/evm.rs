@@ -7,7 +7,7 @@ use super::transaction::Transaction;
 use super::view::{StateView, Unavailable};
 use alloy_consensus::Transaction as _;
 use alloy_eips::eip7702::RecoveredAuthorization;
-use alloy_primitives::{B256, Bytes, U256};
+use alloy_primitives::U256;
 use revm::context::either::Either;
 use revm::context::journaled_state::account::JournaledAccountTr;
 use revm::context::result::{EVMError, ExecutionResult, HaltReason};
@@ -18,7 +18,6 @@ use revm::handler::{
 use revm::inspector::{Inspector, InspectorHandler};
 use revm::interpreter::InitialAndFloorGas;
 use revm::interpreter::interpreter::EthInterpreter;
-use revm::precompile::{PrecompileSpecId, Precompiles};
 use revm::{Database, MainBuilder, MainContext};
 use std::marker::PhantomData;
 use troika_proto::{Environment, LockRule};
@@ -219,25 +218,5 @@ pub(super) fn tx_env(tx: &Transaction) -> TxEnv {
         blob_hashes: envelope.blob_versioned_hashes().unwrap_or(&[]).to_vec(),
         max_fee_per_blob_gas: envelope.max_fee_per_blob_gas().unwrap_or(0),
         authorization_list: tx.authorizations.iter().map(authorization).collect(),
-    }
-}
-
-/// Loads what revm loads lazily. The first point evaluation would otherwise stall its shard for seconds while the
-/// trusted set-up is read.
-pub fn warm_up() {
-    // The zero polynomial: commitment and proof are the point at infinity, and it is zero everywhere.
-    let mut infinity = [0u8; 48];
-    infinity[0] = 0xc0;
-    let versioned_hash = B256::from(revm::precompile::crypto().sha256(&infinity));
-    let mut input = Vec::with_capacity(192);
-    input.push(1);
-    input.extend_from_slice(&versioned_hash[1..]);
-    input.extend_from_slice(&[0; 64]);
-    input.extend_from_slice(&infinity);
-    input.extend_from_slice(&infinity);
-    let address = revm::precompile::u64_to_address(0x0a);
-    if let Some(precompile) = Precompiles::new(PrecompileSpecId::OSAKA).get(&address) {
-        let answer = precompile.execute(&Bytes::from(input), 100_000, 0);
-        debug_assert!(answer.is_ok());
     }
 }

@@ -40,13 +40,15 @@ mod view;
 
 pub use builder::{Builder, Push, Removed};
 pub use cache::{MAX_RECOVERY_THREADS, RecoveryCache, recover_all};
-pub use evm::warm_up;
 pub use invalid::Invalid;
 pub use rules::Rules;
 pub use simulate::{
     AccessListOutcome, CALL_GAS_CAP, CallError, CallOutcome, call, create_access_list, estimate_gas,
 };
-pub use trace::{GethDebugTracingOptions, GethTrace, Place, TraceError, trace, trace_shard};
+pub use trace::{
+    GethDebugTracingOptions, GethTrace, MAX_TRACE_BYTES, Place, TraceBudget, TraceError, trace,
+    trace_shard,
+};
 pub use transaction::{Envelope, Transaction, TxError};
 pub use verify::{ExecutionError, execute_rest, execute_shard};
 pub use view::{Account, Code, MemoryView, StateView, Unavailable, code_of};

@@ -7,15 +7,23 @@ use super::rules::{Rules, block_env};
 use super::transaction::Transaction;
 use super::view::{StateView, Unavailable};
 use alloy_primitives::B256;
+use alloy_rpc_types_trace::geth::GethDefaultTracingOptions;
 pub use alloy_rpc_types_trace::geth::{GethDebugTracingOptions, GethTrace};
 use revm::context::result::{EVMError, ResultAndState};
 use revm::context::{Context, JournalTr};
 use revm::database_interface::WrapDatabaseRef;
 use revm::inspector::InspectorHandler;
-use revm::{MainBuilder, MainContext};
+use revm::interpreter::{InstructionResult, Interpreter};
+use revm::{Inspector, MainBuilder, MainContext};
 use revm_inspectors::tracing::{DebugInspector, TransactionContext};
+use std::cell::Cell;
 use std::sync::Arc;
 use troika_proto::Environment;
+
+/// Bytes that the traces of one request may record of single steps. As text they are some three times as many.
+pub const MAX_TRACE_BYTES: usize = 64 * 1024 * 1024;
+/// What a recorded step takes beside stack and memory, in bytes.
+const STEP_BYTES: usize = 128;
 
 /// Why there is no trace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +42,50 @@ pub enum TraceError {
         /// Why.
         reason: Invalid,
     },
+    /// It records more than it may.
+    #[error(
+        "the trace exceeds {MAX_TRACE_BYTES} bytes (MAX_TRACE_BYTES): ask for less with disableStack and without enableMemory, or for another tracer"
+    )]
+    TooLarge,
+}
+
+/// What the traces of one request may still record: bytes, or `None` once that was too few.
+pub type TraceBudget = Cell<Option<usize>>;
+
+/// Ends an execution that is traced step by step as soon as its trace takes more than it may.
+struct Bounded<'a> {
+    budget: &'a TraceBudget,
+    /// Set where each step is recorded.
+    steps: Option<GethDefaultTracingOptions>,
+}
+
+impl<'a> Bounded<'a> {
+    fn new(tracer: &DebugInspector, budget: &'a TraceBudget) -> Self {
+        let steps = match tracer {
+            DebugInspector::Default(_, options) => Some(*options),
+            DebugInspector::Erc7562Tracer(..) => Some(GethDefaultTracingOptions::default()),
+            _ => None,
+        };
+        Self { budget, steps }
+    }
+}
+
+impl<CTX> Inspector<CTX> for Bounded<'_> {
+    fn step(&mut self, interp: &mut Interpreter, _: &mut CTX) {
+        let Some(options) = &self.steps else { return };
+        let mut bytes = STEP_BYTES;
+        if options.disable_stack != Some(true) {
+            bytes += interp.stack.len() * 32;
+        }
+        if options.enable_memory == Some(true) {
+            bytes += interp.memory.len();
+        }
+        let left = self.budget.get().and_then(|left| left.checked_sub(bytes));
+        self.budget.set(left);
+        if left.is_none() {
+            interp.halt(InstructionResult::OutOfGas);
+        }
+    }
 }
 
 /// What a tracer is told of a transaction's place; it stands in some traces.
@@ -45,7 +97,8 @@ pub struct Place {
     pub first_index: usize,
 }
 
-/// Traces the transaction at `target` of a shard, running those before it without a tracer.
+/// Traces the transaction at `target` of a shard, running those before it without a tracer. `budget` falls by what was
+/// recorded.
 ///
 /// # Errors
 /// [`TraceError`].
@@ -58,9 +111,10 @@ pub fn trace<V: StateView>(
     transactions: &[Arc<Transaction>],
     target: usize,
     place: Place,
-    options: &GethDebugTracingOptions,
+    options: (&GethDebugTracingOptions, &TraceBudget),
     view: V,
 ) -> Result<GethTrace, TraceError> {
+    let (options, budget) = options;
     let mut overlay = Overlay::new(view);
     let mut tracer = tracer(options)?;
     run_all(rules, environment, &transactions[..target], 0, &mut overlay)?;
@@ -68,11 +122,12 @@ pub fn trace<V: StateView>(
         rules,
         environment,
         place,
+        budget,
     };
     session.trace(&mut tracer, &overlay, target, &transactions[target])
 }
 
-/// Traces every transaction of a shard, in order.
+/// Traces every transaction of a shard, in order. `budget` falls by what was recorded.
 ///
 /// # Errors
 /// [`TraceError`].
@@ -81,15 +136,17 @@ pub fn trace_shard<V: StateView>(
     environment: &Environment,
     transactions: &[Arc<Transaction>],
     place: Place,
-    options: &GethDebugTracingOptions,
+    options: (&GethDebugTracingOptions, &TraceBudget),
     view: V,
 ) -> Result<Vec<GethTrace>, TraceError> {
+    let (options, budget) = options;
     let mut overlay = Overlay::new(view);
     let mut tracer = tracer(options)?;
     let session = Session {
         rules,
         environment,
         place,
+        budget,
     };
     let mut traces = Vec::with_capacity(transactions.len());
     for (index, transaction) in transactions.iter().enumerate() {
@@ -130,6 +187,7 @@ struct Session<'a> {
     rules: &'a Rules,
     environment: &'a Environment,
     place: Place,
+    budget: &'a TraceBudget,
 }
 
 impl Session<'_> {
@@ -147,11 +205,14 @@ impl Session<'_> {
             .with_cfg(self.rules.cfg())
             .with_block(block.clone())
             .with_db(WrapDatabaseRef(overlay))
-            .build_mainnet_with_inspector(&mut *tracer);
+            .build_mainnet_with_inspector((Bounded::new(tracer, self.budget), &mut *tracer));
         evm.ctx.tx = env.clone();
         let outcome = Runner::new(Mode::Shard).inspect_run(&mut evm);
         let state = evm.ctx.journaled_state.finalize();
         drop(evm);
+        if self.budget.get().is_none() {
+            return Err(TraceError::TooLarge);
+        }
         let result = outcome.map_err(|error| match error {
             EVMError::Database(unavailable) => TraceError::Unavailable(unavailable),
             other => TraceError::Transaction {

@@ -30,20 +30,21 @@ mod tests;
 
 pub use config::ExecutorConfig;
 pub use stats::StatsSnapshot;
+pub use verifying::Body;
 
-use crate::execution::{Rules, warm_up};
+use crate::execution::Rules;
 use crate::store_client::{Head, StoreClient, StoreError};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use cache::StateCache;
 use conductor::Conductor;
 use feed::{FeedService, RoundBook, Source};
-use limits::{REPORTS, RETRY_MAX, START_RETRY, STOP_TIMEOUT};
+use limits::{PING, REPORTS, RETRY_MAX, START_RETRY, STOP_TIMEOUT};
 use pool::{Pool, PoolService};
-use shared::{Aged, Shared, report};
+use shared::{Shared, report};
 use stats::Stats;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -54,7 +55,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use troika_proto::limits::MAX_MESSAGE_BYTES;
 use troika_proto::wire::check_name;
-use troika_proto::{B256, Bytes, v1};
+use troika_proto::{B256, v1};
 use v1::feed_server::FeedServer;
 use v1::pool_server::PoolServer;
 use verifying::Bodies;
@@ -144,10 +145,10 @@ impl ExecutorHandle {
         self.stats.snapshot()
     }
 
-    /// Hands in the transactions of a shard of a block that is to be checked, under the hash that the block's list
-    /// gives. Nothing is believed: they are executed, and the hash compared.
-    pub fn offer(&self, shard_hash: B256, transactions: Vec<Bytes>) {
-        self.bodies.offer(shard_hash, transactions);
+    /// Hands in the transactions of a shard of a block that is to be checked. Nothing is believed: they are executed, and
+    /// the hash compared.
+    pub fn offer(&self, body: Body) {
+        self.bodies.offer(body);
     }
 
     /// Stops, and waits until nothing of it runs any more.
@@ -189,9 +190,13 @@ fn serve(
         parts.pool.clone(),
         parts.genesis.subscribe(),
         parts.stop.clone(),
+        config.tls.is_some(),
     );
     let pool = PoolServer::new(pool).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let mut server = Server::builder().tcp_nodelay(true);
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING));
     if let Some(tls) = &config.tls {
         server = server.tls_config(tls.clone())?;
     }
@@ -230,8 +235,6 @@ async fn run(config: ExecutorConfig, client: StoreClient, parts: Parts) {
     }
     let mut rules = Rules::of(&head.config);
     rules.spec = config.wrong_spec.unwrap_or(rules.spec);
-    // The first use of some precompiles loads large tables: beside the first rounds, not in the midst of a race.
-    std::thread::spawn(warm_up);
     let cache = Arc::new(StateCache::new(config.cache_bytes));
     let (reports, reported) = mpsc::channel(REPORTS);
     // Ends with the last sender, which `Shared` holds.
@@ -249,7 +252,6 @@ async fn run(config: ExecutorConfig, client: StoreClient, parts: Parts) {
         book: Arc::new(RoundBook::default()),
         bodies: parts.bodies,
         stats: parts.stats,
-        aged: Mutex::new(Aged::default()),
         permits: Arc::new(Semaphore::new(config.threads.max(1))),
         busy: watch::Sender::new(0),
         second_execution: config.second_execution,

@@ -1,8 +1,10 @@
 //! Calls, estimates, access lists and traces.
 
 use super::*;
+use alloy_primitives::hex;
 use alloy_rpc_types_eth::TransactionRequest;
 use alloy_rpc_types_eth::state::{AccountOverride, StateOverride};
+use revm::precompile::{PrecompileSpecId, PrecompileStatus, Precompiles};
 use troika_proto::LockKey;
 
 const AT: Address = Address::repeat_byte(0xc0);
@@ -275,6 +277,34 @@ fn an_access_list_names_what_the_call_touches() {
     assert!(listed.gas > 21_000);
 }
 
+fn unbounded() -> TraceBudget {
+    TraceBudget::new(Some(usize::MAX))
+}
+
+#[test]
+fn a_trace_of_single_steps_is_bounded_in_what_it_records() {
+    let view = view(&[1], &[(AT, setter())]);
+    let shard = [invoke(1, 0, AT, &[U256::from(1), U256::from(7)])];
+    let run = |options: serde_json::Value, bytes: usize| {
+        let options: GethDebugTracingOptions = serde_json::from_value(options).expect("options");
+        let budget = TraceBudget::new(Some(bytes));
+        let (rules, environment, place) = (rules(), environment(), Place::default());
+        let options = (&options, &budget);
+        let traced = trace(&rules, &environment, &shard, 0, place, options, &view);
+        traced.map(|_| bytes - budget.get().expect("enough"))
+    };
+    let plain = run(serde_json::json!({}), 1 << 20).expect("a trace");
+    let less = run(serde_json::json!({ "disableStack": true }), 1 << 20).expect("a trace");
+    assert!(0 < less && less < plain, "{less} {plain}");
+    assert_eq!(run(serde_json::json!({}), plain), Ok(plain));
+    assert_eq!(
+        run(serde_json::json!({}), plain - 1),
+        Err(TraceError::TooLarge)
+    );
+    // What records no steps needs none of it.
+    assert_eq!(run(serde_json::json!({ "tracer": "callTracer" }), 1), Ok(0));
+}
+
 fn trace_with(name: &str, config: serde_json::Value) -> serde_json::Value {
     let view = view(&[1, 2], &[(AT, setter())]);
     let set = |n, nonce, value: u64| invoke(n, nonce, AT, &[U256::from(1), U256::from(value)]);
@@ -283,8 +313,10 @@ fn trace_with(name: &str, config: serde_json::Value) -> serde_json::Value {
         serde_json::from_value(serde_json::json!({ "tracer": name, "tracerConfig": config }))
             .expect("options");
     let place = Place::default();
-    let one = trace(&rules(), &environment(), &shard, 1, place, &options, &view).expect("a trace");
-    let all = trace_shard(&rules(), &environment(), &shard, place, &options, &view);
+    let (rules, environment, budget) = (rules(), environment(), unbounded());
+    let options = (&options, &budget);
+    let one = trace(&rules, &environment, &shard, 1, place, options, &view).expect("a trace");
+    let all = trace_shard(&rules, &environment, &shard, place, options, &view);
     assert_eq!(all.expect("traces")[1], one);
     serde_json::to_value(one).expect("JSON")
 }
@@ -328,8 +360,9 @@ fn an_unknown_tracer_and_a_shard_that_does_not_execute_are_refused() {
     let run = |name: &str| {
         let options = serde_json::from_value(serde_json::json!({ "tracer": name }));
         let options: GethDebugTracingOptions = options.expect("options");
-        let place = Place::default();
-        trace(&rules(), &environment(), &shard, 1, place, &options, &view)
+        let (place, budget) = (Place::default(), unbounded());
+        let options = (&options, &budget);
+        trace(&rules(), &environment(), &shard, 1, place, options, &view)
     };
     assert!(matches!(run("{ fault() {} }"), Err(TraceError::Options(_))));
     assert!(matches!(
@@ -339,11 +372,29 @@ fn an_unknown_tracer_and_a_shard_that_does_not_execute_are_refused() {
 }
 
 #[test]
-fn point_evaluation_is_warm_after_the_start() {
-    warm_up();
-    let begun = std::time::Instant::now();
-    warm_up();
-    assert!(begun.elapsed().as_millis() < 1_000, "loaded again");
+fn point_evaluations_are_checked() {
+    let precompiles = Precompiles::new(PrecompileSpecId::OSAKA);
+    let address = revm::precompile::u64_to_address(0x0a);
+    let evaluation = precompiles.get(&address).expect("a precompile");
+    // Versioned hash, point, value, commitment, proof: EIP-4844's own example.
+    let mut input = hex::decode(
+        "01e798154708fe7789429634053cbf9f99b619f9f084048927333fce637f549b\
+         73eda753299d7d483339d80809a1d80553bda402fffe5bfeffffffff00000000\
+         1522a4a7f34e1ea350ae07c29c96c7e79655aa926122e95fe69fcbd932ca49e9\
+         8f59a8d2a1a625a17f3fea0fe5eb8c896db3764f3185481bc22f91b4aaffcca2\
+         5f26936857bc3a7c2539ea8ec3a952b7\
+         a62ad71d14c5719385c0686f1871430475bf3a00f0aa3f7b8dd99a9abc216074\
+         4faf0070725e00b60ad9a026a15b1a8c",
+    )
+    .expect("hex");
+    let accepts = |input: &[u8]| {
+        let answer = evaluation.execute(&Bytes::copy_from_slice(input), 100_000, 0);
+        answer.is_ok_and(|output| output.status == PrecompileStatus::Success)
+    };
+    assert!(accepts(&input));
+    // Another value at that point.
+    input[95] ^= 1;
+    assert!(!accepts(&input));
 }
 
 #[test]
