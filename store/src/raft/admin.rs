@@ -13,13 +13,13 @@ use troika_proto::member::v1 as wire;
 
 use super::bootstrap::{hello, highest_id};
 use super::config::{ADMIN_TIMEOUT, CALL_TIMEOUT, PROMOTION_LAG, RETRY_PAUSE};
-use super::core::{Core, Leadership};
+use super::core::{Core, GroupMetrics, Leadership};
 use super::error::{AdminError, ProposeError};
 use super::handover::transfer;
 use super::identity::hex;
 use super::network::{Kind, MemberId};
 use super::peers::{CallError, Peer};
-use super::types::{MemberNode, TypeConfig};
+use super::types::{MemberNode, Membership, TypeConfig};
 use crate::runtime::{Instant, Runtime};
 
 /// A membership operation.
@@ -151,7 +151,7 @@ async fn add_learner(
     peer_addr: &str,
     client_addr: &str,
 ) -> Result<(), AdminError> {
-    let membership = core.group().membership_config;
+    let membership = settled(core).await?.membership_config;
     if let Some(node) = membership.get_node(&id) {
         return match node.peer_addr == peer_addr {
             true => Ok(()),
@@ -222,9 +222,35 @@ async fn ask_newcomer(
     }
 }
 
+/// The group as a majority has it. What is not committed yet may go with its leader, so nothing is called done by it.
+async fn settled(core: &Core) -> Result<GroupMetrics, AdminError> {
+    let deadline = Runtime::now() + CALL_TIMEOUT;
+    loop {
+        let group = core.group();
+        if group.membership_config.log_id() == group.committed_membership_config.log_id() {
+            return Ok(group);
+        }
+        if Runtime::now() >= deadline {
+            return Err(busy(
+                "another change of the members is under way, and no majority has it yet: try again",
+            ));
+        }
+        Runtime::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// True if nothing is left to do for this member's vote. A leader that ended between the two steps of a change has left the
+/// group in both memberships, in which it votes already; promoting it again then ends the change.
+fn has_its_vote(membership: &Membership, id: MemberId) -> bool {
+    match &membership.get_joint_config()[..] {
+        [voters] => voters.contains(&id),
+        _ => false,
+    }
+}
+
 async fn promote(core: &Core, id: MemberId) -> Result<(), AdminError> {
-    let membership = core.group().membership_config;
-    if membership.voter_ids().any(|voter| voter == id) {
+    let membership = settled(core).await?.membership_config;
+    if has_its_vote(membership.membership(), id) {
         return Ok(());
     }
     if membership.get_node(&id).is_none() {
@@ -251,7 +277,7 @@ async fn promote(core: &Core, id: MemberId) -> Result<(), AdminError> {
 }
 
 async fn remove(core: &Core, id: MemberId) -> Result<Done, AdminError> {
-    let membership = core.group().membership_config;
+    let membership = settled(core).await?.membership_config;
     let highest = highest_id(membership.nodes());
     if membership.get_node(&id).is_none() {
         return match id <= highest {
@@ -328,7 +354,13 @@ fn alive(core: &Core, voters: &[MemberId]) -> usize {
 }
 
 async fn change(core: &Core, change: Change, retain: bool) -> Result<(), AdminError> {
-    written(core.raft.change_membership(change, retain).await)
+    let raft = core.raft.clone();
+    // A task of its own: a change has two steps, and a caller that gives up must not leave the group between them.
+    let changing = Runtime::spawn(async move { raft.change_membership(change, retain).await });
+    match changing.await {
+        Ok(result) => written(result),
+        Err(_) => Err(ProposeError::Unknown.into()),
+    }
 }
 
 fn written<T>(
@@ -399,5 +431,26 @@ pub fn reply(done: Result<(), AdminError>) -> wire::AdminReply {
             refused: error.to_string(),
             busy: true,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_in_one_of_two_memberships_does_not_have_its_vote_yet() {
+        let nodes: BTreeMap<MemberId, MemberNode> =
+            (1..=4).map(|id| (id, MemberNode::default())).collect();
+        let of = |configs: &[&[MemberId]]| {
+            let configs = configs.iter().map(|ids| ids.iter().copied().collect());
+            Membership::new(configs.collect::<Vec<BTreeSet<_>>>(), nodes.clone())
+        };
+        let old = of(&[&[1, 2, 3]]).unwrap();
+        let both = of(&[&[1, 2, 3], &[1, 2, 3, 4]]).unwrap();
+        let new = of(&[&[1, 2, 3, 4]]).unwrap();
+        assert!(!has_its_vote(&old, 4));
+        assert!(both.voter_ids().any(|id| id == 4) && !has_its_vote(&both, 4));
+        assert!(has_its_vote(&new, 4));
     }
 }

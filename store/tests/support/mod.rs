@@ -1,14 +1,14 @@
 //! A cluster in one process: members over a network in memory and disks in memory, which a test cuts and heals.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub mod chain;
 pub mod group;
+pub mod network;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 use troika_proto::{
     AccountDiff, Address, ChainConfig, Delta, Diff, Genesis, GenesisAccount, LockRule, Receipt,
@@ -17,168 +17,21 @@ use troika_proto::{
 use troika_store::clock::{Clock, SystemClock};
 use troika_store::db::OpenError;
 use troika_store::db::crash::CrashDisk;
-use troika_store::raft::network::{Envelope, Incoming, Lane, Network, NetworkError, Outgoing};
-use troika_store::raft::{Deps, Door, Handle, Member, MemberConfig, Proposed, Role, StartError};
+use troika_store::raft::{
+    AdminError, Deps, Handle, Member, MemberConfig, Proposed, Role, StartError,
+};
 use troika_store::runtime::Runtime;
 use troika_store::state::{AcceptShard, Command, Decision, OpenRound, OpenTarget};
+
+use network::{Hub, Wire};
 
 pub const SHARDS: u32 = 16;
 pub const RICH: u64 = 1_000_000_000_000_000;
 /// No test waits longer for anything.
 pub const LONG: Duration = Duration::from_secs(20);
 
-/// Knows every door, and which of them cannot reach each other.
-#[derive(Default)]
-pub struct Hub {
-    doors: Mutex<BTreeMap<String, Door>>,
-    cut: Mutex<BTreeSet<(String, String)>>,
-    /// Ends what runs between two members when they are cut.
-    links: Mutex<BTreeMap<(String, String), CancellationToken>>,
-}
-
-impl Hub {
-    fn link(&self, from: &str, to: &str) -> CancellationToken {
-        let mut links = self.links.lock().unwrap();
-        links.entry((from.into(), to.into())).or_default().clone()
-    }
-
-    fn is_cut(&self, from: &str, to: &str) -> bool {
-        let cut = self.cut.lock().unwrap();
-        cut.contains(&(from.into(), to.into())) || cut.contains(&(to.into(), from.into()))
-    }
-
-    fn break_links(&self, touches: impl Fn(&str, &str) -> bool) {
-        let mut links = self.links.lock().unwrap();
-        links.retain(|(from, to), token| {
-            let broken = touches(from, to);
-            if broken {
-                token.cancel();
-            }
-            !broken
-        });
-    }
-
-    /// Cuts two members off each other.
-    pub fn cut(&self, one: u64, other: u64) {
-        let (one, other) = (address(one), address(other));
-        self.cut
-            .lock()
-            .unwrap()
-            .insert((one.clone(), other.clone()));
-        self.break_links(|from, to| (from == one && to == other) || (from == other && to == one));
-    }
-
-    /// Everybody reaches everybody again.
-    pub fn heal(&self) {
-        self.cut.lock().unwrap().clear();
-    }
-}
-
 pub fn address(id: u64) -> String {
     format!("member-{id}:1")
-}
-
-/// One process's end of the network. Dead once its process is.
-struct Wire {
-    hub: Arc<Hub>,
-    own: String,
-    dead: CancellationToken,
-}
-
-impl Wire {
-    fn door(&self, address: &str) -> Result<(Door, CancellationToken), NetworkError> {
-        let unreachable = |reason: &str| NetworkError::Unreachable {
-            address: address.into(),
-            reason: reason.into(),
-        };
-        if self.dead.is_cancelled() || self.hub.is_cut(&self.own, address) {
-            return Err(unreachable("cut"));
-        }
-        let doors = self.hub.doors.lock().unwrap();
-        let door = doors
-            .get(address)
-            .cloned()
-            .ok_or_else(|| unreachable("nobody is there"))?;
-        Ok((door, self.hub.link(&self.own, address)))
-    }
-}
-
-impl Network for Wire {
-    fn call(
-        &self,
-        address: &str,
-        _lane: Lane,
-        message: Envelope,
-        timeout: Duration,
-    ) -> BoxFuture<'static, Result<Envelope, NetworkError>> {
-        let door = self.door(address);
-        let address = address.to_owned();
-        async move {
-            let (door, link) = door?;
-            // In a task of its own, as a server runs it: a caller that gives up does not stop it.
-            let answer = Runtime::spawn(async move { door.call(message).await });
-            let unreachable = || NetworkError::Unreachable {
-                address: address.clone(),
-                reason: "cut".into(),
-            };
-            tokio::select! {
-                biased;
-                () = link.cancelled() => Err(unreachable()),
-                answer = Runtime::timeout(timeout, answer) => match answer {
-                    Ok(Ok(answer)) => Ok(answer),
-                    Ok(Err(_)) => Err(unreachable()),
-                    Err(_) => Err(NetworkError::Timeout { address: address.clone(), timeout }),
-                },
-            }
-        }
-        .boxed()
-    }
-
-    fn stream(
-        &self,
-        _to: u64,
-        address: &str,
-        _lane: Lane,
-        outgoing: Outgoing,
-    ) -> BoxFuture<'static, Result<Incoming, NetworkError>> {
-        let door = self.door(address);
-        let address = address.to_owned();
-        async move {
-            let (door, link) = door?;
-            // Both ways through queues, as over a wire: each end runs by itself.
-            let (to_door, requests) = tokio::sync::mpsc::channel(16);
-            let (to_caller, answers) = tokio::sync::mpsc::channel(16);
-            let ended = link.clone();
-            Runtime::spawn(async move {
-                let mut outgoing = Box::pin(outgoing.take_until(ended.cancelled_owned()));
-                while let Some(message) = outgoing.next().await {
-                    if to_door.send(message).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            let requests = tokio_stream::wrappers::ReceiverStream::new(requests).boxed();
-            Runtime::spawn(async move {
-                let replies = door
-                    .stream(requests)
-                    .take_until(link.clone().cancelled_owned());
-                let mut replies = Box::pin(replies);
-                while let Some(reply) = replies.next().await {
-                    if to_caller.send(Ok(reply)).await.is_err() {
-                        return;
-                    }
-                }
-                if link.is_cancelled() {
-                    let reason = "cut".into();
-                    let _ = to_caller
-                        .send(Err(NetworkError::Unreachable { address, reason }))
-                        .await;
-                }
-            });
-            Ok(tokio_stream::wrappers::ReceiverStream::new(answers).boxed())
-        }
-        .boxed()
-    }
 }
 
 /// A running member of a [`Cluster`].
@@ -500,4 +353,26 @@ pub async fn blocks(handle: &Handle, first_nonce: u64, count: u64) -> BTreeMap<(
         }
     }
     winners
+}
+
+/// Asks again as long as another change is under way, or a member is not ready for this one.
+pub async fn until_not_busy<F>(mut change: impl FnMut() -> F) -> Result<(), AdminError>
+where
+    F: Future<Output = Result<(), AdminError>>,
+{
+    let deadline = Runtime::now() + LONG;
+    loop {
+        match change().await {
+            Err(AdminError::Busy(_)) if Runtime::now() < deadline => {
+                Runtime::sleep(Duration::from_millis(50)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Gives a member a vote, once it has caught up.
+pub async fn promote(cluster: &Cluster, by: u64, id: u64) {
+    let promoted = until_not_busy(|| cluster.handle(by).promote(id)).await;
+    promoted.unwrap();
 }
