@@ -3,14 +3,15 @@
 use crate::history::{
     Acquire, Get, Held, Key, Meta, Open, Outcome, Prune, RoundSeen, Seal, Submit, Winner,
 };
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256, U256, keccak256};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use troika_proto::v1::cluster_client::ClusterClient;
 use troika_proto::v1::rounds_client::RoundsClient;
+use troika_proto::v1::state_client::StateClient;
 use troika_proto::v1::{self, acquire_locks_response, submit_response};
-use troika_proto::{AccountDiff, Diff, LockKey, LockRule, Shard, ShardBody};
+use troika_proto::{AccountDiff, Diff, Header, LockKey, LockRule, Shard, ShardBody, shards_root};
 
 /// What became of a call that was not answered.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ impl From<Status> for Failure {
 pub struct Client {
     rounds: RoundsClient<Channel>,
     cluster: ClusterClient<Channel>,
+    state: StateClient<Channel>,
     timeout: Duration,
 }
 
@@ -166,7 +168,8 @@ impl Client {
         let rounds = RoundsClient::new(channel.clone()).max_decoding_message_size(limit);
         Ok(Self {
             rounds,
-            cluster: ClusterClient::new(channel),
+            cluster: ClusterClient::new(channel.clone()),
+            state: StateClient::new(channel),
             timeout,
         })
     }
@@ -182,20 +185,86 @@ impl Client {
     /// # Errors
     /// [`Failure`].
     pub async fn open(&self) -> Result<Open, Failure> {
-        let request = self.request(v1::OpenRoundRequest {
+        let request = v1::OpenRoundRequest {
             kind: v1::RoundKind::Build.into(),
             opener: "jepsen".to_owned(),
             ..Default::default()
-        });
+        };
+        self.open_as(request).await
+    }
+
+    async fn open_as(&self, request: v1::OpenRoundRequest) -> Result<Open, Failure> {
+        let request = self.request(request);
         let reply = self.rounds.clone().open(request).await?.into_inner();
         let round = reply.round.as_ref();
         if let (None, Some(refusal)) = (round, &reply.refusal) {
             return Err(Failure::Not(refusal.message.clone()));
         }
         Ok(Open {
+            checks: None,
             round: round.map(|r| r.round),
             parent: round.map(|r| hash(&r.parent)),
             opened_at: round.map(|r| r.opened_at),
+            meta: meta(reply.meta),
+        })
+    }
+
+    /// A block that nobody has made: the head's sibling, with shards of which only the hashes are known. `None` before there
+    /// is a block.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn sibling(&self, nonce: u64) -> Result<Option<(Header, Vec<B256>)>, Failure> {
+        let request = self.request(v1::HeadRequest::default());
+        let reply = self.state.clone().head(request).await?.into_inner();
+        let shards = reply.config.map_or(0, |config| config.shards);
+        let Some(Ok(mut header)) = reply.header.as_ref().map(Header::try_from) else {
+            return Ok(None);
+        };
+        if header.number == 0 {
+            return Ok(None);
+        }
+        let hash =
+            |shard: u32| keccak256([nonce.to_be_bytes(), u64::from(shard).to_be_bytes()].concat());
+        let hashes: Vec<B256> = (0..shards).map(hash).collect();
+        header.shards_root = shards_root(&hashes);
+        Ok(Some((header, hashes)))
+    }
+
+    /// Opens a round that checks somebody else's block.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn check(&self, header: &Header, shard_hashes: &[B256]) -> Result<Open, Failure> {
+        let request = v1::OpenRoundRequest {
+            kind: v1::RoundKind::Verify.into(),
+            opener: "jepsen".to_owned(),
+            header: Some(header.into()),
+            shard_hashes: shard_hashes.iter().map(|h| h.to_vec().into()).collect(),
+            ..Default::default()
+        };
+        let open = self.open_as(request).await?;
+        Ok(Open {
+            checks: Some(header.hash()),
+            ..open
+        })
+    }
+
+    /// Gives up a check.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn void(&self, number: u64) -> Result<Seal, Failure> {
+        let request = self.request(v1::VoidRoundRequest {
+            meta: None,
+            round: number,
+            reason: v1::VoidReason::Abandoned.into(),
+        });
+        let reply = self.rounds.clone().void(request).await?.into_inner();
+        Ok(Seal {
+            round: number,
+            seen: reply.round.as_ref().map(round),
+            refused: reply.refusal.map(|r| r.code().as_str_name().to_owned()),
             meta: meta(reply.meta),
         })
     }

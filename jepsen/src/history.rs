@@ -7,6 +7,7 @@
 
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 
 /// Process id of the nemesis.
@@ -61,6 +62,8 @@ pub enum Op {
     Acquire(Acquire),
     /// Seal a round.
     Seal(Seal),
+    /// Give up the check of a block; asked and answered as a seal.
+    Void(Seal),
     /// Read a round.
     Get(Get),
     /// A watcher saw an event.
@@ -143,6 +146,9 @@ pub enum Outcome {
 /// A call to open a round.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Open {
+    /// The block to be checked; absent where one is to be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks: Option<B256>,
     /// Reply: the round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<u64>,
@@ -195,7 +201,7 @@ pub struct Acquire {
     pub meta: Option<Meta>,
 }
 
-/// A call to seal a round.
+/// A call to close a round: to seal it, or to make it void.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Seal {
     /// Round.
@@ -399,7 +405,7 @@ pub struct Balances {
 }
 
 /// Something that the nemesis did.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Nemesis {
     /// The fault's name.
     pub fault: String,
@@ -412,6 +418,13 @@ pub struct Nemesis {
     /// The processes that it struck: `member-1`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
+    /// When it was begun, nanoseconds since the run began: what takes long is noted when it is done. 0: not told.
+    #[serde(default)]
+    pub since: u64,
+    /// On lifting: what it was seen to do, counted where it happens: "starts" of processes, packets "dropped" and "held"
+    /// back, processes that "stood" still, system calls that were "injected", members with a wrong "clock".
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub effects: BTreeMap<String, u64>,
 }
 
 /// Reads `history.jsonl`.

@@ -5,7 +5,7 @@
 //!
 //! A run ([`run`]) starts a [`cluster`] of processes, on hosts of its own where the machine allows it ([`net`], [`disk`]),
 //! loads it ([`workload`], through [`client`]) and breaks it ([`nemesis`]) as its seed decides ([`plan`]), and records
-//! everything ([`recorder`], [`history`]). [`checker`] are pure functions from a history to findings, [`logs`] looks at
+//! everything ([`recorder`], [`history`], [`disks`]). [`checker`] are pure functions from a history to findings, [`logs`] looks at
 //! what processes said, [`verdict`] judges; [`report`] shows it to a person, [`serve`] many of them. [`suite`] and
 //! [`mutants`] are many runs. [`synthetic`] makes histories of a correct store, to test the checkers themselves
 //! ([`self_test`]).
@@ -14,6 +14,7 @@ pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod disk;
+pub mod disks;
 pub mod doctor;
 pub mod edn;
 pub mod history;

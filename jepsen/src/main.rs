@@ -39,7 +39,11 @@ fn command() -> Result<i32> {
         Command::Plan { test, operations } => plan(&test, operations),
         Command::Mutants(args) => mutants::run(&args),
         Command::Doctor => Ok(doctor::doctor()),
-        Command::SelfTest { histories, large } => Ok(self_test::run(histories, large)),
+        Command::SelfTest {
+            histories,
+            large,
+            limit,
+        } => Ok(self_test::run(histories, large, limit)),
     }
 }
 

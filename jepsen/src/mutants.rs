@@ -20,6 +20,7 @@ struct Fitting {
     workload: Workload,
     faults: &'static [Fault],
     seconds: u64,
+    shards: u32,
 }
 
 const fn fitting(mutant: &'static str, workload: Workload, faults: &'static [Fault]) -> Fitting {
@@ -33,7 +34,13 @@ const fn fitting(mutant: &'static str, workload: Workload, faults: &'static [Fau
         } else {
             20
         },
+        shards: 4,
     }
+}
+
+/// With so many shards, a round goes through many revisions.
+const fn with_shards(shards: u32, fitting: Fitting) -> Fitting {
+    Fitting { shards, ..fitting }
 }
 
 const fn only_in(who: &'static str, fitting: Fitting) -> Fitting {
@@ -102,8 +109,11 @@ const TESTS: &[Fitting] = &[
         Workload::Locks,
         &[KillLeader],
     ),
-    fitting("locks-expire", Workload::Locks, &[Pause]),
-    fitting("lock-release-forgotten", Workload::Locks, &[Kill]),
+    with_shards(24, fitting("locks-expire", Workload::Locks, &[Pause])),
+    with_shards(
+        12,
+        fitting("lock-release-forgotten", Workload::Locks, &[Kill]),
+    ),
     fitting("sealed-early", Workload::Race, &[Kill]),
     fitting("watch-skips", Workload::Watch, &[Kill]),
     fitting("watch-repeats", Workload::Watch, &[Kill]),
@@ -241,7 +251,7 @@ fn one(
         rate: 400.0,
         members: 3,
         executors: 3,
-        shards: 4,
+        shards: test.shards,
         seed: Some(seed),
         out: dir.to_owned(),
         bin: Some(args.bin.clone()),

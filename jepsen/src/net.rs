@@ -270,6 +270,21 @@ impl Net {
         ))
     }
 
+    /// Packets that cuts and losses have dropped so far; those of losses only until they are lifted.
+    ///
+    /// # Errors
+    /// nft failed.
+    pub fn dropped(self) -> Result<u64> {
+        if self != Self::Namespaces {
+            return Ok(0);
+        }
+        let out = Command::new("nft")
+            .args(["list", "table", "bridge", "troika"])
+            .output()
+            .context("nft")?;
+        Ok(packets(&String::from_utf8_lossy(&out.stdout)))
+    }
+
     /// Lifts all cuts and losses.
     ///
     /// # Errors
@@ -280,5 +295,25 @@ impl Net {
             nft("flush chain bridge troika lossy")?;
         }
         Ok(())
+    }
+}
+
+/// The sum of all packet counters of a rule set.
+fn packets(rules: &str) -> u64 {
+    let counted = rules.split("counter packets ").skip(1);
+    let numbers = counted.filter_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    numbers.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packet_counters_of_all_rules_add_up() {
+        let rules = "chain forward { ether type ip ip saddr . ip daddr @cut counter packets 12 bytes 900 drop }\n\
+                     chain lossy { numgen random mod 100 < 20 counter packets 30 bytes 1 drop }";
+        assert_eq!(packets(rules), 42);
+        assert_eq!(packets("table bridge troika { }"), 0);
     }
 }

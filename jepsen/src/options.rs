@@ -67,9 +67,12 @@ pub enum Command {
         /// How many clean histories.
         #[arg(long, default_value_t = 10_000)]
         histories: u64,
-        /// Entries of the one large history.
+        /// Operations of the one large history: calls, each with its completion.
         #[arg(long, default_value_t = 1_000_000)]
         large: usize,
+        /// Fails where checking the large history takes more seconds than this.
+        #[arg(long)]
+        limit: Option<f64>,
     },
 }
 

@@ -35,6 +35,8 @@ pub enum Choice {
     Open,
     /// Forgets old rounds.
     Prune,
+    /// Opens the check of a block that nobody has made, and gives it up.
+    Check,
 }
 
 /// One operation of one client.
@@ -84,16 +86,15 @@ pub fn random(seed: u64, purpose: &str, n: u64) -> Random {
     Random::new(mixed ^ Random::new(n).bits())
 }
 
-fn weights(workload: Workload) -> [(Choice, u64); 8] {
-    use Choice::{Acquire, Get, Open, Prune, Resubmit, Seal, Steal, Submit};
-    let [submit, again, steal, acquire, get, seal, open, prune] = match workload {
-        Workload::Locks => [35, 5, 0, 40, 10, 6, 4, 0],
-        Workload::Read => [30, 5, 0, 0, 55, 6, 4, 0],
-        Workload::Retry => [20, 45, 15, 2, 8, 6, 4, 0],
-        Workload::Prune => [56, 8, 2, 6, 16, 6, 4, 2],
-        Workload::Race | Workload::Watch | Workload::Broadcast | Workload::Transfer => {
-            [60, 10, 0, 5, 15, 6, 4, 0]
-        }
+fn weights(workload: Workload) -> [(Choice, u64); 9] {
+    use Choice::{Acquire, Check, Get, Open, Prune, Resubmit, Seal, Steal, Submit};
+    let [submit, again, steal, acquire, get, seal, open, prune, check] = match workload {
+        Workload::Locks => [35, 5, 0, 40, 10, 6, 4, 0, 0],
+        Workload::Read => [30, 5, 0, 0, 55, 6, 4, 0, 0],
+        Workload::Retry => [20, 45, 15, 2, 8, 6, 4, 0, 5],
+        Workload::Prune => [56, 8, 2, 6, 16, 6, 4, 2, 0],
+        Workload::Watch => [60, 10, 0, 5, 15, 6, 4, 0, 5],
+        Workload::Race | Workload::Broadcast | Workload::Transfer => [60, 10, 0, 5, 15, 6, 4, 0, 0],
     };
     [
         (Submit, submit),
@@ -104,6 +105,7 @@ fn weights(workload: Workload) -> [(Choice, u64); 8] {
         (Seal, seal),
         (Open, open),
         (Prune, prune),
+        (Check, check),
     ]
 }
 

@@ -2,12 +2,13 @@
 
 use crate::checker::Finding;
 use crate::cluster::{self, Cluster, Role};
-use crate::history::{Entry, NEMESIS, Op, StateHash};
+use crate::disks;
+use crate::history::Entry;
 use crate::nemesis::Nemesist;
 use crate::net::{self, Net};
 use crate::options::{TestArgs, Workload};
 use crate::recorder::Recorder;
-use crate::verdict::{Options, Verdict, finish, judge, wanted, write_json};
+use crate::verdict::{Beside, Options, Verdict, finish, judge, wanted, write_json};
 use crate::workload::scripted::Scripted;
 use crate::workload::{self, CALL_TIMEOUT, Shared, observe, settle, transfer};
 use anyhow::{Context, Result, bail};
@@ -50,6 +51,7 @@ pub fn test(args: &TestArgs) -> Result<Verdict> {
         args: args.clone(),
         seed,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: env!("TROIKA_COMMIT").to_owned(),
         binaries: hashes(&bin)?,
         skipped,
         command: command_line(args, seed),
@@ -62,25 +64,20 @@ pub fn test(args: &TestArgs) -> Result<Verdict> {
         .build()?;
     let outcome = runtime.block_on(drive(args, seed, net, &dir, &bin));
     runtime.shutdown_timeout(Duration::from_secs(2));
-    let Outcome {
-        history,
-        extra,
-        recovery_s,
-    } = outcome?;
+    let (history, beside) = outcome?;
     let faults: Vec<String> = wanted(args).iter().map(|f| f.name()).collect();
-    let results = judge(&history, extra, recovery_s, &faults);
+    let results = judge(&history, beside, &faults);
     finish(&dir, &options, &history, &results)?;
     Ok(results.verdict)
 }
 
-struct Outcome {
-    history: Vec<Entry>,
-    /// Findings that are not in the history.
-    extra: Vec<Finding>,
-    recovery_s: Option<f64>,
-}
-
-async fn drive(args: &TestArgs, seed: u64, net: Net, dir: &Path, bin: &Path) -> Result<Outcome> {
+async fn drive(
+    args: &TestArgs,
+    seed: u64,
+    net: Net,
+    dir: &Path,
+    bin: &Path,
+) -> Result<(Vec<Entry>, Beside)> {
     let real = args.workload.is_real();
     let mut cluster = Cluster::new(net, dir, bin, args)?;
     for id in cluster.members() {
@@ -129,23 +126,34 @@ async fn drive(args: &TestArgs, seed: u64, net: Net, dir: &Path, bin: &Path) -> 
     tokio::time::sleep(LAST_EVENTS).await;
     shared.end.store(true, Ordering::Relaxed);
     observers.join_all().await;
-    for (role, status) in nemesis.cluster.ended() {
-        let text = format!("{role} ended by itself: {status}");
-        shared.found(Finding::new("process/ended", text, vec![]));
-    }
-    nemesis.cluster.shutdown().await;
+    told_to_end(&shared, &mut nemesis.cluster).await;
+    let mut unasked = Vec::new();
     if args.mutant.is_none() {
         // `inspect` applies the log without the planted mistake: what differs then is no finding.
-        inspect(&shared, &nemesis.cluster);
+        unasked.extend(disks::compare(&shared, &nemesis.cluster));
     }
-    let mut extra = shared.findings();
-    extra.extend(crate::logs::check(dir, &nemesis.cluster));
+    let mut findings = shared.findings();
+    findings.extend(crate::logs::check(dir, &nemesis.cluster));
     drop(nemesis);
-    Ok(Outcome {
-        history: shared.recorder.finish(),
-        extra,
+    let beside = Beside {
+        findings,
+        unasked,
         recovery_s,
-    })
+    };
+    Ok((shared.recorder.finish(), beside))
+}
+
+/// Ends all processes. One that had ended by itself, and one that does not end in order, is a finding.
+async fn told_to_end(shared: &Shared, cluster: &mut Cluster) {
+    let mut ended = cluster.ended();
+    for text in cluster.shutdown().await {
+        shared.found(Finding::new("process/slow-end", text, vec![]));
+    }
+    ended.extend(cluster.ended());
+    for (role, status) in ended {
+        let text = format!("{role} ended by itself, or not in order: {status}");
+        shared.found(Finding::new("process/ended", text, vec![]));
+    }
 }
 
 /// Clients or payers: each answers its number and, a payer, how many transactions it has sent.
@@ -206,64 +214,6 @@ async fn ask_everybody(shared: &Arc<Shared>, args: &TestArgs, sent: &BTreeMap<u3
     if let Err(e) = settle::chain(shared, real).await {
         failed("the chain", e);
     }
-}
-
-/// State hashes from the stopped members' own data directories, at one log index.
-fn inspect(shared: &Shared, cluster: &Cluster) {
-    let mut at = BTreeMap::new();
-    for id in cluster.members() {
-        match cluster.inspect(id, None) {
-            Ok(said) => {
-                let committed = committed_index(&said);
-                at.insert(id, committed.max(field(&said, "state at index")));
-            }
-            Err(e) => shared.found(Finding::new(
-                "state/inspect",
-                format!("member {id}: its data directory is refused: {e:#}"),
-                vec![],
-            )),
-        }
-    }
-    // The newest index that all of them know to be committed.
-    let Some(index) = at.values().copied().min() else {
-        return;
-    };
-    for id in at.keys() {
-        // Refused where the member's checkpoint is newer already.
-        let Ok(said) = cluster.inspect(*id, Some(index)) else {
-            continue;
-        };
-        let hash = said
-            .lines()
-            .find_map(|l| l.trim().strip_prefix("state hash"));
-        let Some(Ok(hash)) = hash.map(|h| h.trim().parse()) else {
-            continue;
-        };
-        let state = StateHash {
-            member: (*id).into(),
-            log_index: index,
-            hash,
-            from_disk: true,
-            meta: None,
-        };
-        shared.saw(NEMESIS, Op::StateHash(state));
-    }
-}
-
-/// The number behind `name` at the start of a line.
-fn field(said: &str, name: &str) -> u64 {
-    let line = said.lines().find_map(|l| l.trim().strip_prefix(name));
-    line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
-}
-
-/// The index of the log id that is known to be committed: `committed    <T3-N1:Q>.77 or later`.
-fn committed_index(said: &str) -> u64 {
-    let line = said
-        .lines()
-        .find_map(|l| l.trim().strip_prefix("committed"));
-    let id = line.and_then(|rest| rest.split_whitespace().next());
-    let index = id.and_then(|id| id.rsplit(['.', '-']).next());
-    index.and_then(|i| i.parse().ok()).unwrap_or(0)
 }
 
 /// Waits for the members, and starts the chain.

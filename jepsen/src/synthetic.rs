@@ -75,49 +75,81 @@ struct Run {
     watched: [usize; 3],
     fed: [usize; 3],
     next_process: u64,
+    /// Calls so far.
+    asked: usize,
 }
 
+/// Nanoseconds between two entries: longer than any round must be open, so that the model needs no clock.
+const TICK: u64 = 1_000_000_000;
 const EXECUTORS: [&str; 3] = ["a", "b", "c"];
 const WATCHERS: u64 = 1_000_000;
 
 /// A history of a correct store.
 pub fn clean(seed: u64, size: Size) -> Vec<Entry> {
-    let mut run = Run {
-        random: Random::new(seed),
-        size,
-        revision: 1,
-        rounds: Vec::new(),
-        events: Vec::new(),
-        history: Vec::with_capacity(size.entries + 64),
-        calls: BTreeMap::new(),
-        stray: VecDeque::new(),
-        watched: [0; 3],
-        fed: [0; 3],
-        next_process: size.clients,
-    };
-    run.open();
-    for client in 0..size.clients {
-        run.calls.insert(client, (Op::Open(Open::default()), None));
-    }
-    let clients: Vec<u64> = run.calls.keys().copied().collect();
-    run.calls.clear();
-    let mut clients = clients;
+    let mut run = Run::new(seed, size);
+    let mut clients: Vec<u64> = (0..size.clients).collect();
     while run.history.len() < size.entries {
-        let i = run.random.below(clients.len() as u64) as usize;
-        clients[i] = run.step(clients[i]);
-        if run.random.one_in(3) {
-            run.observe();
+        run.turn(&mut clients);
+    }
+    run.history
+}
+
+/// A history of a correct store with exactly so many calls, all of which have completed or timed out.
+pub fn clean_calls(seed: u64, calls: usize, clients: u64, shards: u32) -> Vec<Entry> {
+    let size = Size {
+        entries: calls * 3,
+        clients,
+        shards,
+    };
+    let mut run = Run::new(seed, size);
+    let mut clients: Vec<u64> = (0..clients).collect();
+    while run.asked < calls {
+        run.turn(&mut clients);
+    }
+    // Nobody asks any more; what is under way comes to its end.
+    for client in clients {
+        let mut process = client;
+        while run.calls.contains_key(&process) {
+            process = run.step(process);
         }
     }
     run.history
 }
 
 impl Run {
+    fn new(seed: u64, size: Size) -> Self {
+        let mut run = Self {
+            random: Random::new(seed),
+            size,
+            revision: 1,
+            rounds: Vec::new(),
+            events: Vec::new(),
+            history: Vec::with_capacity(size.entries + 64),
+            calls: BTreeMap::new(),
+            stray: VecDeque::new(),
+            watched: [0; 3],
+            fed: [0; 3],
+            next_process: size.clients,
+            asked: 0,
+        };
+        run.open();
+        run
+    }
+
+    /// Moves a client on, and perhaps lets a watcher or a peer see something.
+    fn turn(&mut self, clients: &mut [u64]) {
+        let i = self.random.below(clients.len() as u64) as usize;
+        clients[i] = self.step(clients[i]);
+        if self.random.one_in(3) {
+            self.observe();
+        }
+    }
+
     fn push(&mut self, process: u64, kind: Kind, op: Op) {
         let index = self.history.len() as u64;
         self.history.push(Entry {
             index,
-            time: index * 1_000,
+            time: index * TICK,
             process,
             kind,
             op,
@@ -134,6 +166,7 @@ impl Run {
         }
         let Some((op, reply)) = self.calls.remove(&client) else {
             let op = self.choose();
+            self.asked += 1;
             self.push(client, Kind::Invoke, op.clone());
             self.calls.insert(client, (op, None));
             return client;

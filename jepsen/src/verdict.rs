@@ -1,6 +1,7 @@
 //! What a run came to: judged from its history and from what was seen beside it, written, and judged again on demand.
 
 use crate::checker::coverage::Coverage;
+use crate::checker::linear::Searched;
 use crate::checker::{self, Finding};
 use crate::history::Entry;
 use crate::options::{Fault, TestArgs};
@@ -44,6 +45,12 @@ pub struct Results {
     pub coverage: Coverage,
     /// Why it is `unknown`.
     pub missing: Vec<String>,
+    /// What of it is not in the history.
+    #[serde(default)]
+    pub unasked: Vec<String>,
+    /// What the search for an order of calls left out.
+    #[serde(default)]
+    pub searched: Searched,
     /// Seconds from lifting the last fault to progress on every member; absent where there was none in time.
     pub recovery_s: Option<f64>,
     /// Seconds from the start of the run to the entry that completes the first proof of a mistake.
@@ -64,6 +71,9 @@ pub struct Options {
     pub seed: u64,
     /// Version of this suite.
     pub version: String,
+    /// The commit that it was built from; "unknown" where there was none.
+    #[serde(default)]
+    pub commit: String,
     /// Keccak-256 of the binaries that were tested.
     pub binaries: Vec<(String, String)>,
     /// What this machine cannot do.
@@ -78,18 +88,25 @@ pub fn wanted(args: &TestArgs) -> Vec<Fault> {
     faults.filter(|f| *f != Fault::None).collect()
 }
 
-/// Checks a history. `extra` are findings that do not come from it (panics in logs, processes that ended).
-pub fn judge(
-    history: &[Entry],
-    extra: Vec<Finding>,
-    recovery_s: Option<f64>,
-    faults: &[String],
-) -> Results {
+/// What is known of a run beside its history.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// What must not be: panics in logs, processes that ended.
+    pub findings: Vec<Finding>,
+    /// What could not be asked, for which the run is not worth being called valid.
+    pub unasked: Vec<String>,
+    /// Seconds from lifting the last fault to progress on every member.
+    pub recovery_s: Option<f64>,
+}
+
+/// Checks a history.
+pub fn judge(history: &[Entry], beside: Beside, faults: &[String]) -> Results {
     let started = Instant::now();
-    let mut findings = checker::safety(history);
-    findings.extend(extra);
+    let (mut findings, searched) = checker::check(history);
+    findings.extend(beside.findings);
     let coverage = Coverage::of(history);
-    let missing = coverage.missing(faults);
+    let mut missing = coverage.missing(faults);
+    missing.extend(beside.unasked.iter().cloned());
     let verdict = if !findings.is_empty() {
         Verdict::Invalid
     } else if !missing.is_empty() {
@@ -103,7 +120,9 @@ pub fn judge(
         findings,
         coverage,
         missing,
-        recovery_s,
+        unasked: beside.unasked,
+        searched,
+        recovery_s: beside.recovery_s,
         entries: history.len(),
         check_s: started.elapsed().as_secs_f64(),
     }
@@ -159,6 +178,9 @@ fn print_results(results: &Results) {
     for (fault, count) in &c.faults {
         println!("fault   {fault} x{count}");
     }
+    if results.searched.left_out() > 0 {
+        println!("search  {}", results.searched);
+    }
     match results.recovery_s {
         Some(s) => println!("recovery {s:.1} s after the last fault was lifted"),
         None => println!("recovery none in time"),
@@ -188,20 +210,30 @@ pub fn analyze(dir: &Path) -> Result<Verdict> {
     let history = crate::history::read(std::io::BufReader::new(file))?;
     let options: Options = read_json(&dir.join("options.json"))?;
     let before: Option<Results> = read_json(&dir.join("results.json")).ok();
-    // What was seen beside the history cannot be checked again: taken over.
-    let outside = before
-        .iter()
-        .flat_map(|r| &r.findings)
-        .filter(|f| f.entries.is_empty());
-    let extra = outside.cloned().collect();
     let faults: Vec<String> = wanted(&options.args).iter().map(|f| f.name()).collect();
-    let recovery = before.as_ref().and_then(|r| r.recovery_s);
-    let results = judge(&history, extra, recovery, &faults);
+    let results = judge(&history, beside(before), &faults);
     write_json(&dir.join("results.json"), &results)?;
     let report = crate::report::html(&options, &history, &results);
     std::fs::write(dir.join("report.html"), report)?;
     print_results(&results);
     Ok(results.verdict)
+}
+
+/// What was seen beside the history cannot be checked again: it is taken over.
+fn beside(before: Option<Results>) -> Beside {
+    let Some(before) = before else {
+        let unasked = vec!["the run did not end: nobody was asked after the faults".to_owned()];
+        return Beside {
+            unasked,
+            ..Beside::default()
+        };
+    };
+    let findings = before.findings.into_iter();
+    Beside {
+        findings: findings.filter(|f| f.entries.is_empty()).collect(),
+        unasked: before.unasked,
+        recovery_s: before.recovery_s,
+    }
 }
 
 /// Writes a value as a JSON file.

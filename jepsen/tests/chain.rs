@@ -1,12 +1,14 @@
 //! The checkers of chains, transfers, feeds and coverage, each on a small story with a mistake in it and on one without.
 
 use alloy_primitives::B256;
-use troika_jepsen::checker;
+use clap::Parser;
+use troika_jepsen::checker::{self, Finding};
 use troika_jepsen::history::{
     Balances, BlockSeen, Entry, Feed, Kind, NEMESIS, Nemesis, Op, Open, Receipt, StateHash,
     Transfer, Watch, WatchEvent,
 };
-use troika_jepsen::verdict::{Verdict, judge};
+use troika_jepsen::options::{Cli, Command};
+use troika_jepsen::verdict::{self, Beside, Options, Verdict, judge};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -94,18 +96,30 @@ impl Story {
         self.add(sealed, 3, Kind::Ok, watch(2 * number + 1, seal))
     }
 
-    fn fault(&mut self, seconds: u64, fault: &str, action: &str) -> &mut Self {
+    /// What came of a fault: `result` is "installed", "lifted", "skipped" or "failed".
+    fn fault(&mut self, seconds: u64, fault: &str, result: &str) -> &mut Self {
+        self.fault_that_did(seconds, fault, result, &[])
+    }
+
+    fn fault_that_did(
+        &mut self,
+        seconds: u64,
+        fault: &str,
+        result: &str,
+        effects: &[(&str, u64)],
+    ) -> &mut Self {
+        let action = if result == "lifted" {
+            "lift"
+        } else {
+            "install"
+        };
+        let effects = effects.iter().map(|(what, n)| ((*what).to_owned(), *n));
         let op = Op::Nemesis(Nemesis {
             fault: fault.to_owned(),
             action: action.to_owned(),
-            result: if action == "install" {
-                "installed"
-            } else {
-                "lifted"
-            }
-            .to_owned(),
-            detail: String::new(),
-            targets: vec![],
+            result: result.to_owned(),
+            effects: effects.collect(),
+            ..Nemesis::default()
         });
         self.add(seconds, NEMESIS, Kind::Info, op)
     }
@@ -255,9 +269,9 @@ fn empty_while_waiting(faults: &[(u64, &str, &str)]) -> Story {
     story.sent(1, 1, 0);
     let mut faults = faults.to_vec();
     let mut until = |story: &mut Story, seconds: u64| {
-        while let Some((at, fault, action)) = faults.first().copied().filter(|f| f.0 <= seconds) {
+        while let Some((at, fault, result)) = faults.first().copied().filter(|f| f.0 <= seconds) {
             faults.remove(0);
-            story.fault(at, fault, action);
+            story.fault(at, fault, result);
         }
     };
     until(&mut story, 10);
@@ -275,7 +289,7 @@ fn an_empty_block_while_a_transaction_waits_is_caught() {
 
 #[test]
 fn the_loss_of_some_executors_excuses_no_empty_block_and_the_loss_of_the_leader_does() {
-    let during = |fault| [(9, fault, "install"), (13, fault, "lift")];
+    let during = |fault| [(9, fault, "installed"), (13, fault, "lifted")];
     assert_eq!(
         empty_while_waiting(&during("kill-executor")).rules(),
         ["empty/waiting"]
@@ -284,7 +298,16 @@ fn the_loss_of_some_executors_excuses_no_empty_block_and_the_loss_of_the_leader_
         empty_while_waiting(&during("kill-leader")).rules(),
         Vec::<String>::new()
     );
-    let long_before = [(1, "kill-leader", "install"), (1, "kill-leader", "lift")];
+    let skipped = [(9, "kill-leader", "skipped")];
+    assert_eq!(
+        empty_while_waiting(&skipped).rules(),
+        ["empty/waiting"],
+        "a fault that this machine cannot have excuses nothing"
+    );
+    let long_before = [
+        (1, "kill-leader", "installed"),
+        (1, "kill-leader", "lifted"),
+    ];
     assert_eq!(empty_while_waiting(&long_before).rules(), ["empty/waiting"]);
 }
 
@@ -318,6 +341,21 @@ fn a_feed_that_leaves_something_out_is_caught() {
     assert_eq!(complete(true, true), Vec::<String>::new());
     assert_eq!(complete(false, true), ["feed/gap"]);
     assert_eq!(complete(true, false), ["feed/gap"]);
+    assert_eq!(complete(false, false), ["feed/gap"]);
+}
+
+#[test]
+fn a_feed_that_says_it_is_complete_and_has_sent_nothing_is_caught() {
+    let mut story = fine();
+    story.feed(2, None, false, Some((1, 2)));
+    assert_eq!(story.rules(), ["feed/gap"]);
+    // One that is asked for what comes later owes nothing of what was before.
+    let mut story = fine();
+    story
+        .feed(2, Some(0), false, None)
+        .feed(2, None, true, None)
+        .feed(2, None, false, Some((2, 2)));
+    assert_eq!(story.rules(), Vec::<String>::new());
 }
 
 #[test]
@@ -333,18 +371,9 @@ fn a_feed_with_another_shard_than_the_chains_is_caught() {
     assert_eq!(story.rules(), ["agreement/flip"]);
 }
 
-#[test]
-fn a_run_whose_faults_did_not_bite_is_unknown() {
-    let verdict = |story: &Story, faults: &[&str]| {
-        let faults: Vec<String> = faults.iter().map(|f| (*f).to_owned()).collect();
-        judge(&story.0, vec![], Some(1.0), &faults).verdict
-    };
+/// A run in which something was decided and a call was answered.
+fn decided() -> Story {
     let mut story = fine();
-    assert_eq!(
-        verdict(&Story::default(), &[]),
-        Verdict::Unknown,
-        "nothing happened"
-    );
     // Accepted events count as decisions; a story without them decided nothing.
     let accepted = WatchEvent::Accepted {
         round: 1,
@@ -366,23 +395,142 @@ fn a_run_whose_faults_did_not_bite_is_unknown() {
     for (i, entry) in story.0.iter_mut().enumerate() {
         entry.index = i as u64;
     }
+    story
+}
+
+fn verdict(story: &Story, faults: &[&str]) -> Verdict {
+    let faults: Vec<String> = faults.iter().map(|f| (*f).to_owned()).collect();
+    judge(&story.0, Beside::default(), &faults).verdict
+}
+
+#[test]
+fn a_run_whose_faults_did_not_bite_is_unknown() {
+    assert_eq!(
+        verdict(&Story::default(), &[]),
+        Verdict::Unknown,
+        "nothing happened"
+    );
+    let mut story = decided();
     assert_eq!(verdict(&story, &[]), Verdict::Valid);
     assert_eq!(
         verdict(&story, &["pause"]),
         Verdict::Unknown,
         "asked for, never installed"
     );
-    story.fault(64, "pause", "install");
+    story
+        .fault(64, "pause", "installed")
+        .fault(65, "pause", "lifted");
+    // A call that failed for whatever reason shows nothing.
+    story.add(65, 9, Kind::Invoke, Op::Open(Open::default()));
+    story.add(66, 9, Kind::Fail, Op::Open(Open::default()));
     assert_eq!(
         verdict(&story, &["pause"]),
         Verdict::Unknown,
-        "installed, and nobody noticed"
+        "installed, and nothing stood still"
     );
-    story.add(65, 9, Kind::Invoke, Op::Open(Open::default()));
-    story.add(66, 9, Kind::Info, Op::Open(Open::default()));
+    story
+        .fault(67, "pause", "installed")
+        .fault_that_did(68, "pause", "lifted", &[("stood", 1)]);
+    assert_eq!(verdict(&story, &["pause"]), Verdict::Valid);
+}
+
+#[test]
+fn every_fault_is_judged_by_its_own_effect() {
+    let mut story = decided();
+    let both = ["kill", "loss"];
+    story
+        .fault(64, "kill", "installed")
+        .fault_that_did(65, "kill", "lifted", &[("starts", 1)])
+        .fault(66, "loss", "installed")
+        .fault_that_did(67, "loss", "lifted", &[("starts", 1)]);
     assert_eq!(
-        verdict(&story, &["pause"]),
-        Verdict::Valid,
-        "a call timed out"
+        verdict(&story, &both),
+        Verdict::Unknown,
+        "no packet was lost"
     );
+    story.fault_that_did(68, "loss", "lifted", &[("dropped", 40)]);
+    assert_eq!(verdict(&story, &both), Verdict::Valid);
+    // That it worked once is no excuse for failing later.
+    story.fault(69, "kill", "failed");
+    assert_eq!(verdict(&story, &both), Verdict::Unknown);
+}
+
+#[test]
+fn what_was_seen_without_being_asked_for_is_no_call_that_succeeded() {
+    let mut story = decided();
+    let asked: Vec<u64> = story
+        .0
+        .iter()
+        .filter(|e| e.kind == Kind::Invoke)
+        .map(|e| e.process)
+        .collect();
+    assert!(!asked.is_empty());
+    story.0.retain(|e| !asked.contains(&e.process));
+    for (i, entry) in story.0.iter_mut().enumerate() {
+        entry.index = i as u64;
+    }
+    assert_eq!(verdict(&story, &[]), Verdict::Unknown);
+}
+
+#[test]
+fn a_stored_run_is_judged_again_as_it_was_judged() {
+    let stored = |story: &Story, beside: Option<Beside>| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lines = Vec::new();
+        for entry in &story.0 {
+            troika_jepsen::history::write(entry, &mut lines).unwrap();
+        }
+        std::fs::write(dir.path().join("history.jsonl"), lines).unwrap();
+        let cli = Cli::parse_from(["troika-jepsen", "test", "--nemesis", "kill"]);
+        let Command::Test(args) = cli.command else {
+            unreachable!("asked for a test");
+        };
+        let options = Options {
+            args,
+            seed: 1,
+            version: String::new(),
+            commit: "unknown".to_owned(),
+            binaries: vec![],
+            skipped: vec![],
+            command: String::new(),
+        };
+        verdict::write_json(&dir.path().join("options.json"), &options).unwrap();
+        let own = beside.map(|beside| {
+            let results = judge(&story.0, beside, &["kill".to_owned()]);
+            verdict::write_json(&dir.path().join("results.json"), &results).unwrap();
+            results.verdict
+        });
+        // Twice: what the first writes must not change what the second says.
+        let again = [(); 2].map(|()| verdict::analyze(dir.path()).unwrap());
+        assert_eq!(again[0], again[1]);
+        (own, again[0])
+    };
+    let mut story = decided();
+    story
+        .fault(64, "kill", "installed")
+        .fault_that_did(65, "kill", "lifted", &[("starts", 1)]);
+    let well = Beside {
+        recovery_s: Some(1.0),
+        ..Beside::default()
+    };
+    let crashed = Beside {
+        findings: vec![Finding::new("process/ended", "member-1".to_owned(), vec![])],
+        ..well.clone()
+    };
+    let uncompared = Beside {
+        unasked: vec!["the states on disk".to_owned()],
+        ..well.clone()
+    };
+    for (beside, wanted) in [
+        (well, Verdict::Valid),
+        (crashed, Verdict::Invalid),
+        (uncompared, Verdict::Unknown),
+    ] {
+        assert_eq!(stored(&story, Some(beside)), (Some(wanted), wanted));
+    }
+    // Killed before it wrote results.
+    assert_eq!(stored(&story, None), (None, Verdict::Unknown));
+    let mut broken = fine();
+    broken.sent(5, 3, 2).receipt(3, 2);
+    assert_eq!(stored(&broken, None), (None, Verdict::Invalid));
 }

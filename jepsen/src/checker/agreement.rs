@@ -4,7 +4,7 @@ use super::{Claim, Facts, Finding, Slot};
 use crate::history::{Entry, Kind, Op, Outcome};
 
 /// Checks agreement, validity, and that "you won" is said to the winner alone.
-pub fn check(history: &[Entry], facts: &Facts) -> Vec<Finding> {
+pub fn check(history: &[Entry], facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (slot, claims) in &facts.claims {
         findings.extend(flip(*slot, claims));
@@ -15,7 +15,7 @@ pub fn check(history: &[Entry], facts: &Facts) -> Vec<Finding> {
 }
 
 /// Two claims about one slot that name different hashes, makers or fences.
-fn flip((round, shard): Slot, claims: &[Claim]) -> Option<Finding> {
+fn flip((round, shard): Slot, claims: &[Claim<'_>]) -> Option<Finding> {
     let first = claims.first()?;
     if let Some(other) = claims.iter().find(|c| c.hash != first.hash) {
         return Some(Finding::new(
@@ -41,25 +41,27 @@ fn flip((round, shard): Slot, claims: &[Claim]) -> Option<Finding> {
 }
 
 /// A winner that nobody submitted. The empty fill has no executor and is not submitted.
-fn never_submitted(slot: Slot, claims: &[Claim], facts: &Facts) -> Option<Finding> {
+fn never_submitted(slot: Slot, claims: &[Claim<'_>], facts: &Facts<'_>) -> Option<Finding> {
     if facts.proposals.is_empty() {
         return None; // Real executors propose in this run: the history does not hold their calls.
     }
     let claim = claims.iter().find(|c| c.winner.is_some())?;
-    let winner = claim.winner.as_ref()?;
+    let winner = claim.winner?;
     if winner.executor.is_empty() {
         return None;
     }
     let (round, shard) = slot;
     match facts.proposals.get(&(slot, winner.hash)) {
-        Some(proposal) if !proposal.executors.contains(&winner.executor) => Some(Finding::new(
-            "agreement/maker",
-            format!(
-                "round {round} shard {shard}: {} is said to have made {}, but never submitted it",
-                winner.executor, winner.hash
-            ),
-            vec![claim.entry],
-        )),
+        Some(proposal) if !proposal.executors.contains(&winner.executor.as_str()) => {
+            Some(Finding::new(
+                "agreement/maker",
+                format!(
+                    "round {round} shard {shard}: {} is said to have made {}, but never submitted it",
+                    winner.executor, winner.hash
+                ),
+                vec![claim.entry],
+            ))
+        }
         Some(proposal) if proposal.first > claim.entry => Some(Finding::new(
             "agreement/premature",
             format!(

@@ -144,7 +144,11 @@ fn excuses(history: &[Entry]) -> Vec<(u64, u64)> {
             continue;
         }
         if n.action == "install" {
-            excuses.push((n.fault.clone(), entry.time, end));
+            // One that was skipped did nothing; one that failed may have done a part, until that was undone.
+            if n.result != "skipped" {
+                let begun = if n.since == 0 { entry.time } else { n.since };
+                excuses.push((n.fault.clone(), begun, end));
+            }
         } else if let Some(open) = excuses.iter_mut().rev().find(|e| e.0 == n.fault) {
             open.2 = entry.time;
         }

@@ -19,6 +19,8 @@ pub fn check(history: &[Entry]) -> Vec<Finding> {
     let mut sent: HashMap<Sent<'_>, u64> = HashMap::new();
     // What came on a connection, by round: shards, and the block as `None`.
     let mut came: HashMap<u64, BTreeMap<u64, BTreeSet<Option<u32>>>> = HashMap::new();
+    // The first round of each connection that no mark has covered.
+    let mut unmarked: HashMap<u64, u64> = HashMap::new();
     for entry in history {
         let Op::Feed(feed) = &entry.op else { continue };
         let executor = feed.executor.as_str();
@@ -57,9 +59,12 @@ pub fn check(history: &[Entry]) -> Vec<Finding> {
         }
         if let Some((from, to)) = feed.complete {
             let rounds = came.entry(entry.process).or_default();
-            findings.extend(gap(executor, entry.index, (from, to), rounds, &sealed));
+            let first = unmarked.entry(entry.process).or_insert(from);
+            let unchecked = (*first, to);
+            findings.extend(gap(executor, entry.index, unchecked, rounds, &sealed));
             // What has been checked needs not be checked again at the next mark.
             *rounds = rounds.split_off(&(to + 1));
+            *first = (*first).max(to + 1);
         }
     }
     findings
@@ -80,8 +85,7 @@ fn sealed(history: &[Entry]) -> BTreeMap<u64, (u32, u64)> {
     sealed
 }
 
-/// A sealed round, said to be complete, of which something did not come. Rounds that an earlier mark of the same connection
-/// covered are not looked at again: they have left `came`.
+/// A sealed round, said to be complete, of which something did not come: all of it, perhaps.
 fn gap(
     executor: &str,
     mark: u64,
@@ -89,8 +93,10 @@ fn gap(
     came: &BTreeMap<u64, BTreeSet<Option<u32>>>,
     sealed: &BTreeMap<u64, (u32, u64)>,
 ) -> Option<Finding> {
-    let first = came.keys().next().copied()?.max(from);
-    for (round, (shards, shown)) in sealed.range(first..=to) {
+    if from > to {
+        return None;
+    }
+    for (round, (shards, shown)) in sealed.range(from..=to) {
         let none = BTreeSet::new();
         let came = came.get(round).unwrap_or(&none);
         let wanted = (0..*shards).map(Some).chain([None]);

@@ -1,13 +1,15 @@
 //! Linearizability of each (round, shard) as a write-once register, with porcupine.
 //!
 //! The search blows up where many outcomes are unknown, so a slot with more than [`MAX_UNKNOWN`] of them is left to the
-//! revision checker, which needs no search.
+//! revision checker, which needs no search. How many slots were left out, and why, is counted ([`Searched`]).
 
 use super::{Facts, Finding, Slot};
 use crate::history::{Entry, Kind, Op, Outcome};
 use alloy_primitives::B256;
+use alloy_primitives::map::HashMap;
 use porcupine_rs::{CheckResult, Model, Operation, check_operations_timeout};
-use std::collections::{BTreeMap, HashMap};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Most calls of unknown outcome that a slot may have for the search to be worth it.
@@ -62,11 +64,46 @@ impl Model for Register {
     }
 }
 
+/// Of how many slots it is known whether they are registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Searched {
+    /// Slots with calls.
+    pub slots: usize,
+    /// Left out: too many calls of unknown outcome.
+    pub unknown: usize,
+    /// Left out: too many calls.
+    pub large: usize,
+    /// Given up: the search took too long.
+    pub slow: usize,
+}
+
+impl Searched {
+    /// Slots of which nothing is known.
+    pub fn left_out(&self) -> usize {
+        self.unknown + self.large + self.slow
+    }
+}
+
+impl std::fmt::Display for Searched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} of {} shards not searched ({} with more than {MAX_UNKNOWN} unknown outcomes, {} with more than {MAX_CALLS} \
+             calls, {} given up after {SEARCH_LIMIT:?})",
+            self.left_out(),
+            self.slots,
+            self.unknown,
+            self.large,
+            self.slow
+        )
+    }
+}
+
 /// Checks every slot that enough is known about.
-pub fn check(history: &[Entry], facts: &Facts) -> Vec<Finding> {
+pub fn check(history: &[Entry], facts: &Facts<'_>) -> (Vec<Finding>, Searched) {
     let mut slots: BTreeMap<Slot, Vec<Operation<Register>>> = BTreeMap::new();
-    let mut unknown: HashMap<Slot, usize> = HashMap::new();
-    let mut open: HashMap<u64, (u64, Slot, B256)> = HashMap::new();
+    let mut unknown: HashMap<Slot, usize> = HashMap::default();
+    let mut open: HashMap<u64, (u64, Slot, B256)> = HashMap::default();
     let add = |slots: &mut BTreeMap<Slot, Vec<_>>, slot, from: u64, to: i64, op, entry| {
         slots.entry(slot).or_default().push(Operation {
             client_id: None,
@@ -131,29 +168,46 @@ pub fn check(history: &[Entry], facts: &Facts) -> Vec<Finding> {
         add(&mut slots, slot, from, i64::MAX, call, from);
     }
     let mut findings = Vec::new();
+    let mut searched = Searched {
+        slots: slots.len(),
+        ..Searched::default()
+    };
     for ((round, shard), calls) in slots {
-        let doubtful = unknown.get(&(round, shard)).copied().unwrap_or(0);
-        if calls.len() > MAX_CALLS || doubtful > MAX_UNKNOWN {
-            continue;
-        }
         if trivially_linear(&calls) {
             continue;
         }
-        if illegal(&calls) {
-            let calls = smallest(calls);
-            let entries = calls.iter().filter_map(|c| c.metadata).collect();
-            findings.push(Finding::new(
-                "linear/register",
-                format!("round {round} shard {shard}: no order of these calls is that of a register that is set once"),
-                entries,
-            ));
+        let doubtful = unknown.get(&(round, shard)).copied().unwrap_or(0);
+        if doubtful > MAX_UNKNOWN {
+            searched.unknown += 1;
+            continue;
+        }
+        if calls.len() > MAX_CALLS {
+            searched.large += 1;
+            continue;
+        }
+        match search(&calls) {
+            CheckResult::Ok => {}
+            CheckResult::Unknown => searched.slow += 1,
+            CheckResult::Illegal => {
+                let calls = smallest(calls);
+                let entries = calls.iter().filter_map(|c| c.metadata).collect();
+                findings.push(Finding::new(
+                    "linear/register",
+                    format!("round {round} shard {shard}: no order of these calls is that of a register that is set once"),
+                    entries,
+                ));
+            }
         }
     }
-    findings
+    (findings, searched)
+}
+
+fn search(calls: &[Operation<Register>]) -> CheckResult {
+    check_operations_timeout(calls, SEARCH_LIMIT)
 }
 
 fn illegal(calls: &[Operation<Register>]) -> bool {
-    check_operations_timeout(calls, SEARCH_LIMIT) == CheckResult::Illegal
+    search(calls) == CheckResult::Illegal
 }
 
 /// The fewest of these calls that are still illegal together. The first call that sets a value which others read is kept:

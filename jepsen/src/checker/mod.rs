@@ -7,6 +7,7 @@
 pub mod agreement;
 pub mod chain;
 pub mod coverage;
+pub mod early;
 pub mod empty;
 pub mod feed;
 pub mod linear;
@@ -15,8 +16,10 @@ pub mod watch;
 
 use crate::history::{Entry, Key, Kind, Op, Outcome, Submit, WatchEvent, Winner};
 use alloy_primitives::B256;
+use alloy_primitives::map::{HashMap, HashSet};
+use linear::Searched;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,25 +49,25 @@ impl Finding {
 pub type Slot = (u64, u32);
 
 /// One claim that a slot has a winner, and the entry that makes it.
-#[derive(Clone, Debug)]
-pub struct Claim {
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
     /// The winner's hash.
     pub hash: B256,
     /// Who made it and when; feeds and block lists know the hash alone.
-    pub winner: Option<Winner>,
+    pub winner: Option<&'a Winner>,
     /// The entry.
     pub entry: u64,
 }
 
 /// What several checkers need to know of a history.
 #[derive(Default)]
-pub struct Facts {
+pub struct Facts<'a> {
     /// Every claim about every slot's winner, in history order.
-    pub claims: BTreeMap<Slot, Vec<Claim>>,
+    pub claims: BTreeMap<Slot, Vec<Claim<'a>>>,
     /// Proposals that were submitted: (slot, hash) -> executors, keys, first invoke.
-    pub proposals: HashMap<(Slot, B256), Proposal>,
+    pub proposals: HashMap<(Slot, B256), Proposal<'a>>,
     /// Keys that somebody tried to acquire for a slot.
-    pub wanted: HashMap<Slot, Vec<Key>>,
+    pub wanted: HashMap<Slot, Vec<&'a Key>>,
     /// Slots with submissions of which nobody knows what became.
     pub doubtful: HashSet<Slot>,
     /// Completed entry -> its invoke.
@@ -72,21 +75,21 @@ pub struct Facts {
 }
 
 /// A proposal that was submitted, perhaps several times.
-pub struct Proposal {
+pub struct Proposal<'a> {
     /// By whom.
-    pub executors: Vec<String>,
+    pub executors: Vec<&'a str>,
     /// Lock keys of its diff.
-    pub keys: Vec<Key>,
+    pub keys: &'a [Key],
     /// First entry that submits it.
     pub first: u64,
 }
 
-impl Facts {
+impl<'a> Facts<'a> {
     /// Collects the facts of a history.
-    pub fn of(history: &[Entry]) -> Self {
+    pub fn of(history: &'a [Entry]) -> Self {
         let mut facts = Self::default();
-        let mut pending: HashMap<u64, u64> = HashMap::new();
-        let mut open: HashMap<u64, Slot> = HashMap::new();
+        let mut pending: HashMap<u64, u64> = HashMap::default();
+        let mut open: HashMap<u64, Slot> = HashMap::default();
         for entry in history {
             if let Op::Submit(s) = &entry.op {
                 match entry.kind {
@@ -114,7 +117,7 @@ impl Facts {
         facts
     }
 
-    fn note_invoke(&mut self, entry: &Entry) {
+    fn note_invoke(&mut self, entry: &'a Entry) {
         match &entry.op {
             Op::Submit(Submit {
                 round,
@@ -129,25 +132,25 @@ impl Facts {
                     .entry(((*round, *shard), *hash))
                     .or_insert_with(|| Proposal {
                         executors: Vec::new(),
-                        keys: keys.clone(),
+                        keys,
                         first: entry.index,
                     });
-                if !proposal.executors.contains(executor) {
-                    proposal.executors.push(executor.clone());
+                if !proposal.executors.contains(&executor.as_str()) {
+                    proposal.executors.push(executor);
                 }
             }
             Op::Acquire(acquire) => {
                 let wanted = self.wanted.entry((acquire.round, acquire.shard));
-                wanted.or_default().extend(acquire.keys.iter().cloned());
+                wanted.or_default().extend(&acquire.keys);
             }
             _ => {}
         }
     }
 
-    fn claim(&mut self, slot: Slot, winner: &Winner, entry: u64) {
+    fn claim(&mut self, slot: Slot, winner: &'a Winner, entry: u64) {
         self.claims.entry(slot).or_default().push(Claim {
             hash: winner.hash,
-            winner: Some(winner.clone()),
+            winner: Some(winner),
             entry,
         });
     }
@@ -160,7 +163,7 @@ impl Facts {
         });
     }
 
-    fn note_claims(&mut self, entry: &Entry) {
+    fn note_claims(&mut self, entry: &'a Entry) {
         let at = entry.index;
         match &entry.op {
             Op::Submit(s) => {
@@ -214,23 +217,27 @@ impl Facts {
     }
 
     /// The winner of a slot, if any claim names it whole.
-    pub fn winner(&self, slot: Slot) -> Option<&Winner> {
-        self.claims
-            .get(&slot)?
-            .iter()
-            .find_map(|c| c.winner.as_ref())
+    pub fn winner(&self, slot: Slot) -> Option<&'a Winner> {
+        self.claims.get(&slot)?.iter().find_map(|c| c.winner)
     }
 }
 
-/// All safety checkers, in the order in which the report shows them.
-pub fn safety(history: &[Entry]) -> Vec<Finding> {
+/// All safety checkers, in the order in which the report shows them; and what the search for an order left out.
+pub fn check(history: &[Entry]) -> (Vec<Finding>, Searched) {
     let facts = Facts::of(history);
     let mut findings = agreement::check(history, &facts);
     findings.extend(revision::check(history, &facts));
-    findings.extend(linear::check(history, &facts));
-    findings.extend(watch::check(history));
+    findings.extend(early::check(history, &facts));
+    let (unordered, searched) = linear::check(history, &facts);
+    findings.extend(unordered);
+    findings.extend(watch::check(history, &facts));
     findings.extend(feed::check(history));
     findings.extend(chain::check(history));
     findings.extend(empty::check(history));
-    findings
+    (findings, searched)
+}
+
+/// What all safety checkers find.
+pub fn safety(history: &[Entry]) -> Vec<Finding> {
+    check(history).0
 }

@@ -11,10 +11,11 @@
 use super::{Facts, Finding, Slot};
 use crate::history::{Entry, Held, Key, Kind, Meta, Op, Outcome, RoundSeen, WatchEvent};
 use alloy_primitives::B256;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use alloy_primitives::map::{HashMap, HashSet};
+use std::collections::BTreeMap;
 
 /// Checks the four rules.
-pub fn check(history: &[Entry], facts: &Facts) -> Vec<Finding> {
+pub fn check<'a>(history: &'a [Entry], facts: &Facts<'a>) -> Vec<Finding> {
     let mut findings = real_time(history, facts);
     findings.extend(replay(history, facts));
     findings.extend(undecided(history, facts));
@@ -23,7 +24,7 @@ pub fn check(history: &[Entry], facts: &Facts) -> Vec<Finding> {
 }
 
 /// The revision of an answer that needed the quorum when it was given, if it did.
-fn quorum_revision(entry: &Entry) -> Option<u64> {
+pub(super) fn quorum_revision(entry: &Entry) -> Option<u64> {
     let revision = |meta: &Option<Meta>| meta.map(|m| m.revision);
     if entry.kind != Kind::Ok {
         return None;
@@ -62,14 +63,14 @@ fn shown_revision(entry: &Entry) -> u64 {
         Op::Acquire(a) => winner(&a.outcome),
         Op::Open(o) => o.opened_at.unwrap_or(0),
         Op::Get(g) => seen(&g.seen),
-        Op::Seal(s) => seen(&s.seen),
+        Op::Seal(s) | Op::Void(s) => seen(&s.seen),
         Op::Watch(w) => w.id.0,
         _ => 0,
     };
     shown.max(quorum_revision(entry).unwrap_or(0))
 }
 
-fn real_time(history: &[Entry], facts: &Facts) -> Vec<Finding> {
+fn real_time(history: &[Entry], facts: &Facts<'_>) -> Vec<Finding> {
     // floors[i]: the newest revision shown by entries before i, and which entry showed it.
     let mut floors = Vec::with_capacity(history.len());
     let mut floor = (0, 0);
@@ -103,13 +104,13 @@ fn real_time(history: &[Entry], facts: &Facts) -> Vec<Finding> {
 
 /// A change of the store's state that the history shows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Change {
+enum Change<'a> {
     Opened {
         round: u64,
     },
     Acquired {
         slot: Slot,
-        keys: Vec<Key>,
+        keys: &'a [Key],
     },
     Accepted {
         slot: Slot,
@@ -121,7 +122,7 @@ enum Change {
     },
 }
 
-impl Change {
+impl Change<'_> {
     fn round(&self) -> u64 {
         match self {
             Self::Opened { round } | Self::Closed { round } => *round,
@@ -131,14 +132,14 @@ impl Change {
 }
 
 /// All changes, by (revision, kind) so that within one revision acceptances come before the sealing.
-fn changes(history: &[Entry], facts: &Facts) -> BTreeMap<(u64, Change), u64> {
+fn changes<'a>(history: &'a [Entry], facts: &Facts<'_>) -> BTreeMap<(u64, Change<'a>), u64> {
     let mut changes = BTreeMap::new();
-    let mut add = |revision: u64, change: Change, entry: u64| {
+    let mut add = |revision: u64, change: Change<'a>, entry: u64| {
         changes.entry((revision, change)).or_insert(entry);
     };
     for (slot, claims) in &facts.claims {
         for claim in claims {
-            if let Some(winner) = &claim.winner {
+            if let Some(winner) = claim.winner {
                 let change = Change::Accepted {
                     slot: *slot,
                     hash: winner.hash,
@@ -159,7 +160,7 @@ fn changes(history: &[Entry], facts: &Facts) -> BTreeMap<(u64, Change), u64> {
         };
         match &entry.op {
             Op::Get(g) => seen(g.round, &g.seen),
-            Op::Seal(s) => seen(s.round, &s.seen),
+            Op::Seal(s) | Op::Void(s) => seen(s.round, &s.seen),
             Op::Open(o) => {
                 if let (Some(round), Some(at)) = (o.round, o.opened_at) {
                     add(at, Change::Opened { round }, entry.index);
@@ -169,7 +170,7 @@ fn changes(history: &[Entry], facts: &Facts) -> BTreeMap<(u64, Change), u64> {
                 if let Some(meta) = a.meta {
                     let change = Change::Acquired {
                         slot: (a.round, a.shard),
-                        keys: a.keys.clone(),
+                        keys: &a.keys,
                     };
                     add(meta.revision, change, entry.index);
                 }
@@ -190,10 +191,10 @@ fn changes(history: &[Entry], facts: &Facts) -> BTreeMap<(u64, Change), u64> {
 }
 
 #[derive(Default)]
-struct RoundState {
+struct RoundState<'a> {
     opened: Option<(u64, u64)>,
     closed: Option<(u64, u64)>,
-    locks: HashMap<Key, Lock>,
+    locks: HashMap<&'a str, Lock>,
 }
 
 /// Who holds a key.
@@ -206,10 +207,10 @@ struct Lock {
     ahead: bool,
 }
 
-fn replay(history: &[Entry], facts: &Facts) -> Vec<Finding> {
+fn replay<'a>(history: &'a [Entry], facts: &Facts<'a>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut rounds: HashMap<u64, RoundState> = HashMap::new();
-    let mut last: Option<(u64, Change, u64)> = None;
+    let mut rounds: HashMap<u64, RoundState<'_>> = HashMap::default();
+    let mut last: Option<(u64, Change<'_>, u64)> = None;
     for ((revision, change), entry) in changes(history, facts) {
         if let Some((before, other, shown)) = &last
             && *before == revision
@@ -228,23 +229,27 @@ fn replay(history: &[Entry], facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// One command may accept the last shard and seal, or seal and fill many shards.
-fn same_step(a: &Change, b: &Change) -> bool {
-    let fills = |c: &Change| {
+/// One command may accept the last shard and seal, or seal and fill many shards. What accepts a proposal
+/// accepts nothing else.
+fn same_step(a: &Change<'_>, b: &Change<'_>) -> bool {
+    let fills = |c: &Change<'_>| {
         matches!(
             c,
             Change::Accepted { .. } | Change::Closed { .. } | Change::Acquired { .. }
         )
     };
-    a.round() == b.round() && fills(a) && fills(b)
+    let two_winners = |a: &Change<'_>, b: &Change<'_>| {
+        matches!(a, Change::Accepted { filled: false, .. }) && matches!(b, Change::Accepted { .. })
+    };
+    a.round() == b.round() && fills(a) && fills(b) && !two_winners(a, b) && !two_winners(b, a)
 }
 
-fn step(
-    round: &mut RoundState,
+fn step<'a>(
+    round: &mut RoundState<'a>,
     revision: u64,
-    change: &Change,
+    change: &Change<'a>,
     entry: u64,
-    facts: &Facts,
+    facts: &Facts<'a>,
 ) -> Option<Finding> {
     match change {
         Change::Opened { round: n } => {
@@ -294,8 +299,8 @@ fn step(
             if *filled {
                 return None;
             }
-            let keys = facts.proposals.get(&(*slot, *hash)).map(|p| &p.keys);
-            let keys = keys.map_or(&[][..], Vec::as_slice);
+            let keys = facts.proposals.get(&(*slot, *hash));
+            let keys = keys.map_or(&[][..], |p| p.keys);
             let lock = Lock {
                 shard: slot.1,
                 since: revision,
@@ -304,7 +309,7 @@ fn step(
             };
             let finding = take(round, slot.0, keys, &lock, facts);
             // What the accepted diff does not need is released with the acceptance.
-            let needed: HashSet<&Key> = keys.iter().collect();
+            let needed: HashSet<&str> = keys.iter().map(String::as_str).collect();
             round
                 .locks
                 .retain(|key, lock| lock.shard != slot.1 || needed.contains(key));
@@ -314,16 +319,19 @@ fn step(
 }
 
 /// Takes keys for a shard of round `number`.
-fn take(
-    round: &mut RoundState,
+fn take<'a>(
+    round: &mut RoundState<'a>,
     number: u64,
-    keys: &[Key],
+    keys: &'a [Key],
     lock: &Lock,
-    facts: &Facts,
+    facts: &Facts<'_>,
 ) -> Option<Finding> {
     let mut finding = None;
     for key in keys {
-        let held = round.locks.get(key).filter(|held| held.shard != lock.shard);
+        let held = round
+            .locks
+            .get(key.as_str())
+            .filter(|held| held.shard != lock.shard);
         if let Some(held) = held.filter(|held| !perhaps_released(number, held, facts)) {
             finding = Some(Finding::new(
                 "locks/exclude",
@@ -335,10 +343,13 @@ fn take(
             ));
             continue;
         }
-        let own = round.locks.get(key).filter(|held| held.shard == lock.shard);
+        let own = round
+            .locks
+            .get(key.as_str())
+            .filter(|held| held.shard == lock.shard);
         let (since, shown) = own.map_or((lock.since, lock.shown), |own| (own.since, own.shown));
         round.locks.insert(
-            key.clone(),
+            key,
             Lock {
                 since,
                 shown,
@@ -350,12 +361,12 @@ fn take(
 }
 
 /// A key that was taken ahead may have been released by an acceptance that nobody saw: one of unknown outcome.
-fn perhaps_released(round: u64, held: &Lock, facts: &Facts) -> bool {
+fn perhaps_released(round: u64, held: &Lock, facts: &Facts<'_>) -> bool {
     let slot = (round, held.shard);
     held.ahead && facts.winner(slot).is_none() && facts.doubtful.contains(&slot)
 }
 
-fn undecided(history: &[Entry], facts: &Facts) -> Vec<Finding> {
+fn undecided(history: &[Entry], facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut against = |slot: Slot, at: u64, entry: u64, what: &str| {
         if let Some(winner) = facts.winner(slot)
@@ -400,23 +411,23 @@ fn undecided(history: &[Entry], facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn true_conflicts(history: &[Entry], facts: &Facts) -> Vec<Finding> {
+fn true_conflicts(history: &[Entry], facts: &Facts<'_>) -> Vec<Finding> {
     if facts.proposals.is_empty() {
         return Vec::new();
     }
     // Keys per slot that anybody ever asked for.
-    let mut asked: HashMap<Slot, HashSet<&Key>> = HashMap::new();
+    let mut asked: HashMap<Slot, HashSet<&Key>> = HashMap::default();
     for ((slot, _), proposal) in &facts.proposals {
-        asked.entry(*slot).or_default().extend(&proposal.keys);
+        asked.entry(*slot).or_default().extend(proposal.keys);
     }
     for (slot, keys) in &facts.wanted {
-        asked.entry(*slot).or_default().extend(keys);
+        asked.entry(*slot).or_default().extend(keys.iter().copied());
     }
     let mut findings = Vec::new();
     for entry in history.iter().filter(|e| e.kind == Kind::Ok) {
-        let (round, shard, outcome) = match &entry.op {
-            Op::Submit(s) => (s.round, s.shard, &s.outcome),
-            Op::Acquire(a) => (a.round, a.shard, &a.outcome),
+        let (round, shard, outcome, meta) = match &entry.op {
+            Op::Submit(s) => (s.round, s.shard, &s.outcome, s.meta),
+            Op::Acquire(a) => (a.round, a.shard, &a.outcome, a.meta),
             _ => continue,
         };
         let Some(Outcome::Conflict(held)) = outcome else {
@@ -424,16 +435,29 @@ fn true_conflicts(history: &[Entry], facts: &Facts) -> Vec<Finding> {
         };
         for Held { key, shard: by, .. } in held {
             let wanted = asked.get(&(round, *by)).is_some_and(|k| k.contains(key));
-            if *by == shard || !wanted {
-                findings.push(Finding::new(
-                    "locks/holder",
-                    format!(
-                        "round {round} shard {shard}: refused {key}, said to be held by shard {by}, which never asked for it"
-                    ),
-                    vec![entry.index],
-                ));
-            }
+            let why = if *by == shard || !wanted {
+                "which never asked for it"
+            } else if released((round, *by), key, meta, facts) {
+                "which was accepted without it"
+            } else {
+                continue;
+            };
+            findings.push(Finding::new(
+                "locks/holder",
+                format!("round {round} shard {shard}: refused {key}, said to be held by shard {by}, {why}"),
+                vec![entry.index],
+            ));
         }
     }
     findings
+}
+
+/// True if a shard had been accepted by the time of an answer, and its diff does not need the key: whatever was taken ahead
+/// was released then.
+fn released(slot: Slot, key: &Key, answer: Option<Meta>, facts: &Facts<'_>) -> bool {
+    let (Some(answer), Some(winner)) = (answer, facts.winner(slot)) else {
+        return false;
+    };
+    let made = facts.proposals.get(&(slot, winner.hash));
+    winner.revision <= answer.revision && made.is_some_and(|made| !made.keys.contains(key))
 }

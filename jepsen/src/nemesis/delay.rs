@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -24,12 +24,17 @@ const OFFLOAD_BYTES: usize = 10;
 const IP: usize = OFFLOAD_BYTES + 14;
 const PACKET_VNET_HDR: libc::c_int = 15;
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
-const ETH_P_IP: u16 = 0x0800;
+/// Everything: what the bridge takes from a port is not offered to sockets that ask for one protocol alone.
+const ETH_P_ALL: u16 = 0x0003;
+/// Ethernet's type of IPv4, and where it stands.
+const IPV4: [u8; 2] = [0x08, 0x00];
+const ETHER_TYPE: usize = OFFLOAD_BYTES + 12;
 
 /// Delays packets while it lives.
 pub struct Delay {
     stop: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    held: Arc<AtomicU64>,
 }
 
 struct Held {
@@ -49,10 +54,13 @@ impl Delay {
             ports.insert(*member, Arc::new(open(&format!("v{member}"))?));
         }
         let stop = Arc::new(AtomicBool::new(false));
+        let count = Arc::new(AtomicU64::new(0));
         let (held, waiting) = sync_channel(IN_FLIGHT);
         let mut threads = Vec::new();
-        let relay_ports = ports.clone();
-        threads.push(std::thread::spawn(move || put_out(&waiting, &relay_ports)));
+        let (relay_ports, counter) = (ports.clone(), count.clone());
+        threads.push(std::thread::spawn(move || {
+            put_out(&waiting, &relay_ports, &counter);
+        }));
         for (member, port) in &ports {
             let (port, stop, held) = (port.clone(), stop.clone(), held.clone());
             let (member, others) = (*member, members.to_vec());
@@ -65,7 +73,16 @@ impl Delay {
                 net.cut(*a, *b)?;
             }
         }
-        Ok(Self { stop, threads })
+        Ok(Self {
+            stop,
+            threads,
+            held: count,
+        })
+    }
+
+    /// Packets that were held back so far.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
     }
 }
 
@@ -78,11 +95,11 @@ impl Drop for Delay {
     }
 }
 
-/// A raw socket on an interface, which sees IPv4 packets that arrive there.
+/// A raw socket on an interface, which sees packets that arrive there.
 #[allow(unsafe_code)]
 fn open(interface: &str) -> Result<OwnedFd> {
     let name = CString::new(interface)?;
-    let protocol = ETH_P_IP.to_be();
+    let protocol = ETH_P_ALL.to_be();
     // SAFETY: plain system calls; every pointer is to a local that outlives its call, with its true size.
     unsafe {
         let index = libc::if_nametoindex(name.as_ptr());
@@ -167,6 +184,9 @@ fn take_in(
             continue; // Nothing within the patience.
         };
         let packet = &buffer[..read];
+        if packet.get(ETHER_TYPE..ETHER_TYPE + 2) != Some(&IPV4[..]) {
+            continue;
+        }
         let (from, to) = (member_at(packet, IP + 12), member_at(packet, IP + 16));
         let (Some(from), Some(to)) = (from, to) else {
             continue;
@@ -182,7 +202,7 @@ fn take_in(
 
 /// Puts packets out when their time has come. Ends, with all sent, when the ports' threads have ended.
 #[allow(unsafe_code)]
-fn put_out(waiting: &Receiver<Held>, ports: &BTreeMap<u32, Arc<OwnedFd>>) {
+fn put_out(waiting: &Receiver<Held>, ports: &BTreeMap<u32, Arc<OwnedFd>>, held: &AtomicU64) {
     let mut queue: BTreeMap<(Instant, u64), Held> = BTreeMap::new();
     let mut count = 0;
     let mut open = true;
@@ -192,9 +212,9 @@ fn put_out(waiting: &Receiver<Held>, ports: &BTreeMap<u32, Arc<OwnedFd>>) {
             due.saturating_duration_since(Instant::now())
         });
         match waiting.recv_timeout(patience) {
-            Ok(held) => {
+            Ok(packet) => {
                 count += 1;
-                queue.insert((held.due, count), held);
+                queue.insert((packet.due, count), packet);
             }
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
@@ -206,16 +226,17 @@ fn put_out(waiting: &Receiver<Held>, ports: &BTreeMap<u32, Arc<OwnedFd>>) {
             if entry.key().0 > Instant::now() {
                 break;
             }
-            let held = entry.remove();
-            let Some(port) = ports.get(&held.to) else {
+            let packet = entry.remove();
+            let Some(port) = ports.get(&packet.to) else {
                 continue;
             };
+            held.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the pointer and the length are the packet's.
             unsafe {
                 libc::send(
                     port.as_raw_fd(),
-                    held.packet.as_ptr().cast(),
-                    held.packet.len(),
+                    packet.packet.as_ptr().cast(),
+                    packet.packet.len(),
                     0,
                 );
             }

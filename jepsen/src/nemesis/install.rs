@@ -1,12 +1,13 @@
 //! How each fault is brought about.
 
-use super::{Installed, Nemesist, delay};
+use super::{Installed, Nemesist, Tracer, delay};
+use crate::checker::Finding;
 use crate::cluster::Role;
 use crate::net::Net;
 use crate::options::Fault;
 use crate::plan::pick;
 use crate::synthetic::Random;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ const COMBINED: [Fault; 12] = [
 const AT_ONCE: usize = 3;
 /// Time between two restarts of a rolling one.
 const ROLLING_PAUSE: Duration = Duration::from_millis(1_500);
+/// How long strace may take to take hold of a process.
+const ATTACHING: Duration = Duration::from_millis(300);
 /// Shortest time that packets are held back, milliseconds; the longest is twice that. With the last one an answer takes
 /// longer than members wait for a heartbeat's: nothing can be decided then, and nothing may go wrong.
 const DELAYS_MS: [u64; 4] = [3, 15, 40, 200];
@@ -125,7 +128,7 @@ impl Nemesist {
                 Installed::yes(format!("{ms} to {} ms", 2 * ms), members(&all))
             }
             Fault::Clock => self.jump(random),
-            Fault::DiskFull | Fault::SlowDisk | Fault::DiskError => self.disk(fault, random),
+            Fault::DiskFull | Fault::SlowDisk | Fault::DiskError => self.disk(fault, random).await,
             Fault::BitFlip | Fault::Truncate => self.damage(fault, random).await,
             Fault::Wipe => self.wipe(random).await,
             Fault::Membership => self.change_membership(random).await,
@@ -162,7 +165,11 @@ impl Nemesist {
     async fn rolling_restart(&mut self, all: &[u32]) -> Result<Installed> {
         for id in all {
             let role = Role::Member(*id);
-            self.cluster.stop(role).await?;
+            if let Err(e) = self.cluster.stop(role).await {
+                let text = format!("{e:#}");
+                self.shared
+                    .found(Finding::new("process/slow-end", text, vec![]));
+            }
             self.cluster.start(role)?;
             self.wait(ROLLING_PAUSE).await;
         }
@@ -248,7 +255,7 @@ impl Nemesist {
         Installed::yes(jumped.join(", "), members(&victims))
     }
 
-    fn disk(&mut self, fault: Fault, random: &mut Random) -> Result<Installed> {
+    async fn disk(&mut self, fault: Fault, random: &mut Random) -> Result<Installed> {
         let there = Command::new("strace").arg("-V").output();
         if let Err(e) = there {
             return Installed::skipped(format!("strace: {e}"));
@@ -256,22 +263,38 @@ impl Nemesist {
         let id = self.any_member(random);
         let role = Role::Member(id);
         let pid = self.cluster.pid(role).context("the member does not run")?;
-        let (trace, inject) = match fault {
-            Fault::DiskFull => ("pwrite64,write", "pwrite64:error=ENOSPC"),
+        let (calls, inject) = match fault {
+            Fault::DiskFull => ("pwrite64", "pwrite64:error=ENOSPC"),
             Fault::SlowDisk => ("fsync,fdatasync", "fsync,fdatasync:delay_exit=200000"),
             _ => ("fsync,fdatasync", "fsync,fdatasync:error=EIO"),
         };
-        if fault != Fault::SlowDisk {
+        let deadly = fault != Fault::SlowDisk;
+        if deadly {
             self.cluster.forgive(role); // It must stop by itself, with a message.
         }
-        let tracer = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-p", &pid.to_string()])
-            .args(["-e", &format!("trace={trace}")])
+        let log = self.cluster.data(id).with_extension("strace");
+        let mut child = Command::new("strace")
+            .args(["-f", "-qq", "-s", "0", "-p", &pid.to_string()])
+            .arg("-o")
+            .arg(&log)
+            .args(["-e", &format!("trace={calls}")])
             .args(["-e", &format!("inject={inject}")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        self.tracers.push(tracer);
+        // Where it may not trace, it says so and ends at once.
+        tokio::time::sleep(ATTACHING).await;
+        if let Some(status) = child.try_wait()?
+            && !self.cluster.has_ended(role)
+        {
+            bail!("strace ended by itself: {status}");
+        }
+        self.tracers.push(Tracer {
+            child,
+            role,
+            log,
+            deadly,
+        });
         Installed::yes(format!("member {id}: {inject}"), [role])
     }
 
@@ -283,7 +306,7 @@ impl Nemesist {
             .copied()
             .filter(|f| real || !f.needs_executors());
         let fitting: Vec<Fault> = fitting.collect();
-        let (mut details, mut targets) = (Vec::new(), Vec::new());
+        let (mut details, mut targets, mut installed) = (Vec::new(), Vec::new(), 0);
         for fault in pick(random, &fitting, AT_ONCE) {
             match Box::pin(self.install(fault, random)).await {
                 Ok(Installed::Yes {
@@ -292,6 +315,7 @@ impl Nemesist {
                 }) => {
                     details.push(format!("{}: {detail}", fault.name()));
                     targets.extend(struck);
+                    installed += 1;
                 }
                 Ok(Installed::Skipped(why)) => {
                     details.push(format!("{} skipped: {why}", fault.name()));
@@ -299,6 +323,9 @@ impl Nemesist {
                 // Its victim is down already, by another one of these.
                 Err(e) => details.push(format!("{} failed: {e:#}", fault.name())),
             }
+        }
+        if installed == 0 {
+            return Installed::skipped(details.join("; "));
         }
         targets.sort();
         targets.dedup();

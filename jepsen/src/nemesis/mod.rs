@@ -4,6 +4,7 @@
 //! undone. Each step is recorded as `installed`, `skipped` with its reason, or `failed`.
 
 mod delay;
+mod effects;
 mod install;
 mod replace;
 
@@ -15,9 +16,14 @@ use crate::plan::{Faults, PlannedFault, pick};
 use crate::synthetic::Random;
 use crate::workload::{Shared, status};
 use anyhow::Result;
+use effects::Effects;
+use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How long a member whose disk fails may take to end.
+const DEADLY: Duration = Duration::from_secs(10);
 
 /// What came of installing a fault.
 enum Installed {
@@ -45,13 +51,27 @@ impl Installed {
     }
 }
 
+/// strace at work on a process.
+struct Tracer {
+    child: Child,
+    role: Role,
+    /// What it says of every call that it tampers with.
+    log: PathBuf,
+    /// A disk that does this must end the process.
+    deadly: bool,
+}
+
 /// The nemesis of a run. Owns the cluster while the load runs.
 pub struct Nemesist {
     /// The processes.
     pub cluster: Cluster,
     shared: Arc<Shared>,
     /// Tracers of running disk faults.
-    tracers: Vec<Child>,
+    tracers: Vec<Tracer>,
+    /// System calls that tracers have tampered with.
+    injected: u64,
+    /// Packets that were held back.
+    held: u64,
     /// Holds packets back while it lives.
     delay: Option<delay::Delay>,
 }
@@ -63,19 +83,24 @@ impl Nemesist {
             cluster,
             shared,
             tracers: Vec::new(),
+            injected: 0,
+            held: 0,
             delay: None,
         }
     }
 
-    fn note(&self, fault: Fault, action: &str, result: &str, detail: &str, targets: &[Role]) {
-        let op = Op::Nemesis(Nemesis {
-            fault: fault.name(),
-            action: action.to_owned(),
-            result: result.to_owned(),
-            detail: detail.to_owned(),
-            targets: targets.iter().map(Role::to_string).collect(),
-        });
+    fn note(&self, noted: Nemesis) {
+        let op = Op::Nemesis(noted);
         self.shared.recorder.record(NEMESIS, Kind::Info, op, "");
+    }
+
+    /// What faults have done so far.
+    fn effects(&self) -> Effects {
+        Effects {
+            held: self.held + self.delay.as_ref().map_or(0, delay::Delay::held),
+            injected: self.injected,
+            ..Effects::of(&self.cluster)
+        }
     }
 
     /// Sleeps, but not past the end of the load.
@@ -104,25 +129,57 @@ impl Nemesist {
     async fn one(&mut self, planned: PlannedFault) {
         let fault = planned.fault;
         let mut random = Random::new(planned.choice);
+        let mut noted = Nemesis {
+            fault: fault.name(),
+            action: "install".to_owned(),
+            since: self.shared.recorder.now(),
+            ..Nemesis::default()
+        };
         self.shared.show_fault(&fault.name());
-        match Box::pin(self.install(fault, &mut random)).await {
+        let before = self.effects();
+        let installed = Box::pin(self.install(fault, &mut random)).await;
+        let failed = installed.is_err();
+        (noted.result, noted.detail) = match installed {
             Ok(Installed::Yes { detail, targets }) => {
-                self.note(fault, "install", "installed", &detail, &targets);
-                self.wait(Duration::from_millis(planned.lasts_ms)).await;
-                match self.lift().await {
-                    Ok(()) => self.note(fault, "lift", "lifted", "", &targets),
-                    Err(e) => self.note(fault, "lift", "failed", &format!("{e:#}"), &targets),
-                }
+                noted.targets = targets.iter().map(Role::to_string).collect();
+                ("installed".to_owned(), detail)
             }
-            Ok(Installed::Skipped(why)) => self.note(fault, "install", "skipped", &why, &[]),
-            Err(e) => {
-                self.note(fault, "install", "failed", &format!("{e:#}"), &[]);
-                if let Err(e) = self.lift().await {
-                    self.note(fault, "lift", "failed", &format!("{e:#}"), &[]);
-                }
-            }
+            Ok(Installed::Skipped(why)) => ("skipped".to_owned(), why),
+            Err(e) => ("failed".to_owned(), format!("{e:#}")),
+        };
+        let installed = noted.result == "installed";
+        self.note(noted.clone());
+        if installed {
+            self.wait(Duration::from_millis(planned.lasts_ms)).await;
+        }
+        if installed || failed {
+            self.undo(noted, before).await;
         }
         self.shared.show_fault("");
+    }
+
+    /// Lifts what was `noted`, and notes that, with what it did.
+    async fn undo(&mut self, noted: Nemesis, before: Effects) {
+        // Half of it shows only while the fault is in force, the other half only afterwards.
+        let during = self.effects();
+        let (result, detail) = match self.lift().await {
+            Ok(()) => ("lifted", String::new()),
+            Err(e) => ("failed", format!("{e:#}")),
+        };
+        let after = self.effects();
+        let effects = Effects {
+            starts: after.starts,
+            injected: after.injected,
+            held: after.held,
+            ..during
+        };
+        self.note(Nemesis {
+            action: "lift".to_owned(),
+            result: result.to_owned(),
+            detail,
+            effects: effects.since(before),
+            ..noted
+        });
     }
 
     async fn leader(&mut self, random: &mut Random) -> u32 {
@@ -178,16 +235,9 @@ impl Nemesist {
     /// # Errors
     /// Something could not be undone.
     pub async fn lift(&mut self) -> Result<()> {
-        self.delay = None;
-        for mut tracer in self.tracers.drain(..) {
-            // strace detaches on SIGINT or SIGTERM; SIGKILL would leave the member stopped.
-            let pid = libc::pid_t::try_from(tracer.id())?;
-            // SAFETY: kill(2) touches no memory; the tracer has not been waited for.
-            #[allow(unsafe_code)]
-            unsafe {
-                libc::kill(pid, libc::SIGINT);
-            }
-            tracer.wait()?;
+        self.held += self.delay.take().map_or(0, |delay| delay.held());
+        for tracer in std::mem::take(&mut self.tracers) {
+            self.end_tracer(tracer).await?;
         }
         self.cluster.net().heal()?;
         for (role, status) in self.cluster.ended() {
@@ -201,6 +251,32 @@ impl Nemesist {
             ));
         }
         self.cluster.restore()
+    }
+
+    /// Ends a tracer. A member whose disk has failed must have ended by itself.
+    async fn end_tracer(&mut self, mut tracer: Tracer) -> Result<()> {
+        let role = tracer.role;
+        if tracer.deadly
+            && effects::injected(&tracer.log) > 0
+            && !self.ends_within(role, DEADLY).await
+        {
+            let text = format!("{role} went on for {DEADLY:?} although writes to its disk failed");
+            self.shared
+                .found(Finding::new("process/outlived", text, vec![]));
+        }
+        // It has ended with its process, or it detaches on SIGINT; SIGKILL would leave the member stopped.
+        if tracer.child.try_wait()?.is_none() {
+            let pid = libc::pid_t::try_from(tracer.child.id())?;
+            // SAFETY: kill(2) touches no memory; the tracer has not been waited for.
+            #[allow(unsafe_code)]
+            unsafe {
+                libc::kill(pid, libc::SIGINT);
+            }
+            tracer.child.wait()?;
+        }
+        self.injected += effects::injected(&tracer.log);
+        let _ = std::fs::remove_file(&tracer.log);
+        Ok(())
     }
 
     /// The last line that a process has logged.

@@ -27,6 +27,8 @@ const CALL: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 /// Bits that flip.
 const FLIPS: u64 = 64;
+/// Why no other member can take a place.
+const NO_IDS: &str = "all ids of this run have been used";
 /// Words of which a member that refuses damaged data must say one.
 const NAMING: [&str; 10] = [
     "checksum",
@@ -44,6 +46,9 @@ const NAMING: [&str; 10] = [
 impl Nemesist {
     /// Flips bits in a file of a member, or cuts its end off, while it is down.
     pub(super) async fn damage(&mut self, fault: Fault, random: &mut Random) -> Result<Installed> {
+        if !self.cluster.has_new_id() {
+            return Installed::skipped(NO_IDS);
+        }
         let id = self.any_member(random);
         let role = Role::Member(id);
         self.cluster.kill(role)?;
@@ -86,6 +91,9 @@ impl Nemesist {
 
     /// A member loses its data and comes back under its old id.
     pub(super) async fn wipe(&mut self, random: &mut Random) -> Result<Installed> {
+        if !self.cluster.has_new_id() {
+            return Installed::skipped(NO_IDS);
+        }
         let id = self.any_member(random);
         let role = Role::Member(id);
         self.cluster.kill(role)?;
@@ -99,10 +107,14 @@ impl Nemesist {
         if !ended {
             let address = self.cluster.address(role);
             let applied = status(&address).await.map_or(0, |s| s.applied_index);
-            if applied > 0 {
+            // A founder asks the others who it is. One that joined waits to be asked, and is refused by every message.
+            if applied > 0 || self.cluster.is_founder(id) {
                 self.shared.found(Finding::new(
                     "identity/accepted",
-                    format!("{role} lost its data and was let back in under its old id, now at log index {applied}"),
+                    format!(
+                        "{role} lost its data, came back under its old id and was not refused within {NOTICE:?}, now at log index \
+                         {applied}"
+                    ),
                     vec![],
                 ));
             }
@@ -119,6 +131,9 @@ impl Nemesist {
 
     /// A member joins and gets a vote, and an old one is removed.
     pub(super) async fn change_membership(&mut self, random: &mut Random) -> Result<Installed> {
+        if !self.cluster.has_new_id() {
+            return Installed::skipped(NO_IDS);
+        }
         let old = self.any_member(random);
         let new = self.join().await?;
         self.remove(old).await?;
@@ -134,10 +149,7 @@ impl Nemesist {
 
     /// Starts a member under a new id and gives it a vote.
     async fn join(&mut self) -> Result<u32> {
-        let id = self
-            .cluster
-            .new_id()
-            .context("no ids are left in this run")?;
+        let id = self.cluster.new_id().context(NO_IDS)?;
         let role = Role::Member(id);
         self.cluster.start(role)?;
         let peer_addr = self.cluster.peer_address(id);
@@ -207,10 +219,19 @@ impl Nemesist {
             }
             tokio::time::sleep(POLL).await;
         }
-        bail!("not within {} s; the last said {last}", CHANGE.as_secs())
+        let text = format!("not within {} s; the last said {last}", CHANGE.as_secs());
+        let (up, all) = (self.up_members().len(), self.cluster.members().len());
+        if up * 2 > all {
+            let text = format!(
+                "a change of membership was not done with {up} of {all} members up: {text}"
+            );
+            self.shared
+                .found(Finding::new("operator/refused", text, vec![]));
+        }
+        bail!("{text}")
     }
 
-    async fn ends_within(&mut self, role: Role, time: Duration) -> bool {
+    pub(super) async fn ends_within(&mut self, role: Role, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         while Instant::now() < deadline {
             if self.cluster.has_ended(role) {

@@ -213,6 +213,7 @@ fn calls(out: &mut String, history: &[Entry]) {
             Op::Submit(_) => "submit",
             Op::Acquire(_) => "acquire",
             Op::Seal(_) => "seal",
+            Op::Void(_) => "void",
             Op::Get(_) => "get",
             Op::Prune(_) => "prune",
             Op::Transfer(_) => "transfer",
@@ -262,6 +263,9 @@ fn faults(out: &mut String, history: &[Entry]) {
                 escape(&n.result),
                 escape(&n.detail)
             );
+            for (what, count) in &n.effects {
+                let _ = write!(rows, " {count} {what}");
+            }
         }
     }
     if !rows.is_empty() {
@@ -292,7 +296,8 @@ fn again(out: &mut String, options: &Options) {
     }
     let _ = write!(
         out,
-        "<tr><td>suite<td>troika-jepsen {}</table>",
-        escape(&options.version)
+        "<tr><td>suite<td>troika-jepsen {}, commit {}</table>",
+        escape(&options.version),
+        escape(&options.commit)
     );
 }

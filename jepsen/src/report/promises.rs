@@ -112,7 +112,10 @@ fn promises(seen: &Seen, results: &Results) -> Vec<Promise> {
             "Reads are linearizable",
             "Every shard is a write-once register.",
             &["linear/"],
-            format!("{} linearizable reads", seen.reads),
+            match results.searched.left_out() {
+                0 => format!("{} linearizable reads", seen.reads),
+                _ => format!("{} linearizable reads; {}", seen.reads, results.searched),
+            },
             seen.reads > 0,
         ),
         promise(
@@ -132,7 +135,7 @@ fn promises(seen: &Seen, results: &Results) -> Vec<Promise> {
         promise(
             "Progress",
             "The system goes on within the stated time once faults are lifted; no block is empty while transactions wait.",
-            &["recovery/", "empty/", "transfer/stuck"],
+            &["recovery/", "empty/", "operator/", "transfer/stuck"],
             results
                 .recovery_s
                 .map_or("none in time".to_owned(), |s| format!("after {s:.1} s")),

@@ -95,7 +95,7 @@ fn meta(entry: &Entry) -> Option<Meta> {
         Op::Acquire(a) => a.meta,
         Op::Open(o) => o.meta,
         Op::Get(g) => g.meta,
-        Op::Seal(s) => s.meta,
+        Op::Seal(s) | Op::Void(s) => s.meta,
         Op::StateHash(s) => s.meta,
         _ => None,
     }

@@ -10,6 +10,7 @@ pub mod settle;
 pub mod transfer;
 
 use crate::checker::Finding;
+use crate::checker::early::SCRIPTED_SEAL_AFTER_MS;
 use crate::client::Failure;
 use crate::history::{Kind, Op, StateHash};
 use crate::plan::CONTRACTS;
@@ -159,7 +160,7 @@ pub fn genesis(shards: u32, real: bool) -> Genesis {
             elasticity: 2,
             beneficiary: transfer::BENEFICIARY,
             propose_after_ms: if real { 200 } else { 0 },
-            seal_after_ms: if real { 2_000 } else { 300 },
+            seal_after_ms: if real { 2_000 } else { SCRIPTED_SEAL_AFTER_MS },
             seconds_per_slot: 0,
             spec: Spec::Osaka,
             genesis_base_fee: if real { 1_000_000_000 } else { 0 },

@@ -107,7 +107,10 @@ async fn watch_once(
 fn record_event(shared: &Shared, watcher: u64, process: u64, member: u64, event: &v1::Event) {
     let seen = match event.kind.clone() {
         Some(event::Kind::RoundOpened(r)) => {
-            shared.heard_of(r.round);
+            // Of a block that is checked nobody makes shards.
+            if r.kind() == v1::RoundKind::Build {
+                shared.heard_of(r.round);
+            }
             WatchEvent::Opened { round: r.round }
         }
         Some(event::Kind::ShardAccepted(a)) => WatchEvent::Accepted {

@@ -126,6 +126,7 @@ impl Scripted {
                 let answer = client.prune(below).await;
                 shared.complete(process, asked, answer.map(Op::Prune))
             }
+            Choice::Check => self.check(client, planned).await,
             Choice::Acquire => {
                 let keys = lock_keys(planned);
                 let call = Acquire {
@@ -157,6 +158,34 @@ impl Scripted {
                 shared.complete(process, asked, answer.map(Op::Submit))
             }
         }
+    }
+
+    /// Opens the check of a block that nobody has made, and gives it up. False if an outcome is unknown.
+    async fn check(&self, client: &Client, planned: &Operation) -> bool {
+        let Ok(Some((header, hashes))) = client.sibling(planned.nonce).await else {
+            return true; // Nothing that counts was asked.
+        };
+        let asked = self.invoke(Op::Open(Open {
+            checks: Some(header.hash()),
+            ..Open::default()
+        }));
+        let answer = client.check(&header, &hashes).await;
+        let round = answer.as_ref().ok().and_then(|open| open.round);
+        let known = self
+            .shared
+            .complete(self.process, asked, answer.map(Op::Open));
+        let Some(round) = round else {
+            return known;
+        };
+        let asked = self.invoke(Op::Void(Seal {
+            round,
+            seen: None,
+            refused: None,
+            meta: None,
+        }));
+        let answer = client.void(round).await;
+        self.shared
+            .complete(self.process, asked, answer.map(Op::Void))
     }
 
     fn submission(&mut self, planned: &Operation, round: u64) -> (Submit, Arc<Shard>) {

@@ -64,33 +64,73 @@ pub async fn recover(shared: &Shared, limit: u64, real: bool) -> Option<f64> {
     None
 }
 
-/// Every round, read on every member; and every member's state hash.
+/// Every round, read on every member; and every member's state hash. All of them answer now, and know every round that
+/// anybody was told of, unless it was forgotten on demand.
 pub async fn rounds(shared: &Shared) {
     let newest = shared.round.load(Ordering::Relaxed);
     let process = shared.recorder.new_process();
-    for (_, address) in shared.members() {
+    for (id, address) in shared.members() {
         let Ok(client) = Client::new(&address, CALL_TIMEOUT) else {
             continue;
         };
         for round in 1..=newest {
-            let call = Op::Get(Get {
-                round,
-                linearizable: false,
-                seen: None,
-                meta: None,
-            });
-            shared
-                .recorder
-                .record(process, Kind::Invoke, call.clone(), "");
-            let answer = client.get(round, false).await;
-            shared.complete(process, call, answer.map(Op::Get));
+            if let Err(why) = ask_for_round(shared, process, &client, round).await {
+                let text = format!(
+                    "member {id} does not answer for round {round} of {newest} within {PATIENCE:?} after the heal: {why}"
+                );
+                shared.found(Finding::new("recovery/unreadable", text, vec![]));
+                // One is enough: the others would take as long.
+                break;
+            }
         }
     }
     for (id, address) in shared.members() {
-        if let Ok(state) = state_hash(&address, u64::from(id)).await {
-            shared.saw(process, Op::StateHash(state));
+        match state_hash(&address, u64::from(id)).await {
+            Ok(state) => shared.saw(process, Op::StateHash(state)),
+            Err(e) => {
+                let text =
+                    format!("member {id} does not tell its state hash after the heal: {e:#}");
+                shared.found(Finding::new("recovery/unreadable", text, vec![]));
+            }
         }
     }
+}
+
+/// Reads a round until it is answered, or was forgotten on demand.
+async fn ask_for_round(
+    shared: &Shared,
+    process: u64,
+    client: &Client,
+    round: u64,
+) -> Result<(), String> {
+    let started = Instant::now();
+    loop {
+        let call = Op::Get(Get {
+            round,
+            linearizable: false,
+            seen: None,
+            meta: None,
+        });
+        shared
+            .recorder
+            .record(process, Kind::Invoke, call.clone(), "");
+        let answer = client.get(round, false).await;
+        let failure = answer.as_ref().err().map(|failure| match failure {
+            Failure::Not(why) | Failure::Unknown(why) => why.clone(),
+        });
+        shared.complete(process, call, answer.map(Op::Get));
+        match failure {
+            None => return Ok(()),
+            Some(why) if is_forgotten(&why) => return Ok(()),
+            Some(why) if started.elapsed() > PATIENCE => return Err(why),
+            Some(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// True if a refusal says that what was asked for has been forgotten on demand, and not that it is unknown.
+fn is_forgotten(refusal: &str) -> bool {
+    refusal.starts_with(&format!("{:?}:", tonic::Code::OutOfRange))
 }
 
 /// A fresh peer of every executor is sent everything from the first round to the newest sealed one.
@@ -212,7 +252,8 @@ pub async fn chain(shared: &Shared, real: bool) -> Result<()> {
             match state.block(request).await {
                 Ok(block) => blocks.push(block.into_inner()),
                 // Forgotten on demand.
-                Err(e) if matches!(e.code(), tonic::Code::OutOfRange | tonic::Code::NotFound) => {}
+                Err(e) if e.code() == tonic::Code::OutOfRange => {}
+                // One that is not known at all is below the head, too.
                 Err(e) => bail!("member {id}, block {number}: {e}"),
             }
         }
@@ -362,9 +403,7 @@ async fn block_sum(
     };
     let reply = match state.block_diff(request).await {
         Ok(reply) => reply.into_inner(),
-        Err(e) if matches!(e.code(), tonic::Code::OutOfRange | tonic::Code::NotFound) => {
-            return Ok(None);
-        }
+        Err(e) if e.code() == tonic::Code::OutOfRange => return Ok(None),
         Err(e) => bail!("diff of block {}: {e}", header.number),
     };
     let burned = U256::from(header.gas_used) * U256::from(header.base_fee);
@@ -384,4 +423,26 @@ async fn block_sum(
         total: given.to_string(),
         expected: taken.to_string(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Status;
+
+    #[test]
+    fn what_was_forgotten_on_demand_is_told_from_what_is_unknown() {
+        let said = |status: Status| match Failure::from(status) {
+            Failure::Not(why) | Failure::Unknown(why) => why,
+        };
+        assert!(is_forgotten(&said(Status::out_of_range(
+            "round 3 is pruned"
+        ))));
+        assert!(!is_forgotten(&said(Status::not_found(
+            "there is no round 3"
+        ))));
+        assert!(!is_forgotten(&said(Status::deadline_exceeded(
+            "OutOfRange: late"
+        ))));
+    }
 }
