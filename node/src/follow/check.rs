@@ -1,7 +1,7 @@
 //! Checks what a feed sends against itself. Pure.
 
 use alloy_primitives::B256;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use troika_proto::{BlockTotals, Header, LockRule, Shard, ShardHeader, shards_root, v1, wire};
 
 /// Something that a feed must never send.
@@ -68,10 +68,20 @@ struct Partial {
     shards: BTreeMap<u32, (B256, ShardHeader)>,
     block: Option<(u64, Vec<B256>)>,
     void: bool,
+    /// What the present connection has told of it.
+    told: Told,
+}
+
+/// What of a round came over one connection: nothing may come twice.
+#[derive(Debug, Default)]
+struct Told {
+    shards: BTreeSet<u32>,
+    /// Its block, or that it is void.
+    end: bool,
 }
 
 /// Follows one feed over any number of connections: an item that comes again after a reconnect is passed over once it
-/// is seen to be the same.
+/// is seen to be the same. On one connection nothing comes twice.
 #[derive(Debug)]
 pub struct Checker {
     rule: LockRule,
@@ -97,6 +107,13 @@ impl Checker {
         self.next_round
     }
 
+    /// A new connection begins, subscribed from [`Self::next_round`] on.
+    pub fn connected(&mut self) {
+        for round in self.rounds.values_mut() {
+            round.told = Told::default();
+        }
+    }
+
     /// Checks one item. `None`: nothing to print.
     ///
     /// # Errors
@@ -115,11 +132,18 @@ impl Checker {
                 self.rounds = self.rounds.split_off(&self.next_round);
                 Ok(None)
             }
-            _ if round < self.next_round => Ok(None),
+            _ if round < self.next_round => Err(Fault::Malformed {
+                round,
+                problem: format!(
+                    "comes although rounds below {} are complete or were not asked for",
+                    self.next_round
+                ),
+            }),
             v1::feed_item::Item::Shard(shard) => self.shard(round, shard),
             v1::feed_item::Item::Block(block) => self.block(round, block),
             v1::feed_item::Item::Void(reason) => {
                 let known = self.rounds.entry(round).or_default();
+                known.end(round)?;
                 let first = !std::mem::replace(&mut known.void, true);
                 let reason = v1::VoidReason::try_from(*reason).unwrap_or_default();
                 Ok(first.then_some(Checked::Void { round, reason }))
@@ -154,11 +178,15 @@ impl Checker {
             )));
         }
         let known = self.rounds.entry(round).or_default();
+        let again = !known.told.shards.insert(index);
         if let Some((before, _)) = known.shards.get(&index) {
-            if *before == hash {
-                return Ok(None);
+            if *before != hash {
+                return Err(fault(format!("was {before} before and is {hash} now")));
             }
-            return Err(fault(format!("was {before} before and is {hash} now")));
+            if again {
+                return Err(fault("came twice on one connection".into()));
+            }
+            return Ok(None);
         }
         if let Some((_, hashes)) = &known.block
             && hashes.get(index as usize) != Some(&hash)
@@ -190,6 +218,7 @@ impl Checker {
             .collect::<Result<Vec<_>, _>>()
             .map_err(malformed)?;
         let known = self.rounds.entry(round).or_default();
+        known.end(round)?;
         let received = known.shards.len();
         check_block(hash, &header, &hashes, &known.shards).map_err(|problem| Fault::Block {
             round,
@@ -214,6 +243,17 @@ impl Checker {
             shards: received,
             head: sent.head,
         }))
+    }
+}
+
+impl Partial {
+    /// Its end is told.
+    fn end(&mut self, round: u64) -> Result<(), Fault> {
+        if std::mem::replace(&mut self.told.end, true) {
+            let problem = "ended twice on one connection".into();
+            return Err(Fault::Malformed { round, problem });
+        }
+        Ok(())
     }
 }
 
@@ -327,8 +367,8 @@ mod tests {
     fn a_whole_round_passes_and_a_repeat_after_a_reconnect_is_not_printed_twice() {
         let shards = [shard(0), Shard::empty(1)];
         let mut checker = checker();
-        for _ in 0..2 {
-            let first = checker.next_round() == 1 && checker.rounds.is_empty();
+        for first in [true, false] {
+            checker.connected();
             for s in &shards {
                 let checked = checker
                     .accept(&item(1, Item::Shard(feed_shard(s))))
@@ -346,8 +386,42 @@ mod tests {
         );
         assert_eq!(checker.next_round(), 2);
         assert!(checker.rounds.is_empty(), "complete rounds take no memory");
-        let late = checker.accept(&item(1, Item::Shard(feed_shard(&shards[0]))));
-        assert_eq!(late.expect("good"), None);
+    }
+
+    #[test]
+    fn what_comes_twice_on_one_connection_is_a_fault() {
+        let shards = [shard(0), Shard::empty(1)];
+        let told = || {
+            let mut checker = checker();
+            checker.connected();
+            for sent in &shards {
+                let sent = item(1, Item::Shard(feed_shard(sent)));
+                assert!(checker.accept(&sent).expect("good").is_some());
+            }
+            checker
+        };
+        let again = item(1, Item::Shard(feed_shard(&shards[0])));
+        let fault = told().accept(&again).unwrap_err();
+        assert!(fault.to_string().contains("shard 0: came twice"), "{fault}");
+
+        let end = item(1, Item::Block(block(&shards)));
+        let void = item(1, Item::Void(v1::VoidReason::Stale.into()));
+        for (first, second) in [(&end, &end), (&void, &void), (&end, &void)] {
+            let mut checker = told();
+            checker.accept(first).expect("good");
+            let fault = checker.accept(second).unwrap_err();
+            assert!(fault.to_string().contains("ended twice"), "{fault}");
+        }
+
+        // Complete rounds are not remembered, and need not be: they never come again, on no connection.
+        let mut checker = told();
+        checker.accept(&end).expect("good");
+        checker.accept(&item(1, Item::CaughtUp(1))).expect("good");
+        for _ in 0..2 {
+            let fault = checker.accept(&again).unwrap_err();
+            assert!(fault.to_string().contains("complete"), "{fault}");
+            checker.connected();
+        }
     }
 
     #[test]

@@ -15,13 +15,13 @@ use serde_json::json;
 use std::io::Write;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use troika_proto::limits::MAX_MESSAGE_BYTES;
 use troika_proto::v1::feed_client::FeedClient;
 use troika_proto::{LockRule, v1};
 
-/// Longest that a connection may take to come up.
+/// Longest that a connection may take to come up, and a call to be answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest silence of a feed before it is sought again; a feed gives a sign of life at least every few seconds.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -117,10 +117,11 @@ async fn connection(
         from_round: following.checker.next_round(),
         peer: "follow".into(),
     };
-    let mut feed = match client.subscribe(request).await {
+    let mut feed = match within(client.subscribe(request)).await {
         Ok(response) => response.into_inner(),
         Err(status) => return lost_or_refused(args, &status),
     };
+    following.checker.connected();
     loop {
         let item = match timeout(SILENCE, feed.message()).await {
             Ok(Ok(Some(item))) => item,
@@ -148,13 +149,21 @@ async fn connection(
     }
 }
 
+/// A feed that answers nothing is a feed that is away.
+async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = timeout(CONNECT_TIMEOUT, call).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("does not answer")))
+}
+
 /// Learns the chain at the first connection, and sees to it that later ones serve the same.
 async fn known_chain<'a>(
     args: &FollowArgs,
     client: &mut FeedClient<Channel>,
     following: &'a mut Option<Following>,
 ) -> Result<anyhow::Result<&'a mut Following>, tonic::Status> {
-    let info = client.info(v1::FeedInfoRequest {}).await?.into_inner();
+    let info = within(client.info(v1::FeedInfoRequest {}))
+        .await?
+        .into_inner();
     Ok(adopt(args, &info, following))
 }
 
