@@ -115,6 +115,7 @@ impl Conductor {
         }
         self.newest_closed = self.newest_closed.max(head_round);
         shared.cache.link(head.hash, &head.header);
+        shared.pool.followed(head.hash);
         self.new_head(head.hash);
         for round in open {
             // The list is without the winners.
@@ -280,6 +281,7 @@ impl Conductor {
             }
             None => shared.cache.reset(block),
         }
+        shared.pool.followed(block);
         shared.gauge();
     }
 

@@ -21,12 +21,19 @@ pub const FEED_KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// Most gateways connected at a time.
 pub const GATEWAYS: usize = 64;
+/// Longest that a gateway may take from connecting to its first word, and between two words of its snapshot: until that is
+/// complete nothing is proposed, so that a gateway which hangs must not count for longer.
+pub const SYNC_SILENCE: Duration = Duration::from_secs(3);
+/// A silent connection is asked for a sign of life this often, and ended without one after as long again.
+pub const PING: Duration = Duration::from_secs(20);
 /// Refusals that wait for a gateway's connection; what exceeds them is dropped, the gateway hears of the next refusal.
 pub const REFUSALS_BUFFER: usize = 4_096;
 /// An executor that had no room for transactions looks this often whether there is room again.
 pub const ROOM_PAUSE: Duration = Duration::from_millis(500);
 /// The pending set of a gateway that went away is kept this long for its return.
 pub const GATEWAY_GRACE: Duration = Duration::from_secs(30);
+/// Bound of the transactions that are kept after they left the pending pool, for second executions, bytes.
+pub const RECENT_BYTES: usize = 64 * 1024 * 1024;
 /// Most transactions of one sender that are kept.
 pub const SENDER_TRANSACTIONS: usize = 4_096;
 
@@ -67,14 +74,12 @@ pub const UNDO_BLOCKS: usize = 8;
 /// Parts of the cache, each under its own lock.
 pub const CACHE_PARTS: usize = 64;
 
-/// A transaction that was refused this often is aged: its keys are reserved at the next opening.
-pub const AGED_AFTER: u32 = 3;
 /// Most aged transactions whose keys are reserved in one round.
 pub const AGED_TRANSACTIONS: usize = 64;
-/// Most transactions whose refusals are counted.
-pub const AGED_TRACKED: usize = 4_096;
 /// Most keys of one transaction that are reserved.
 pub const AGED_KEYS: usize = 64;
+/// Longest that an opening with reservations waits until what the parent included has left the pool.
+pub const FOLLOW_WAIT: Duration = Duration::from_millis(50);
 
 /// Lost shards that wait for their second execution; what exceeds them is skipped.
 pub const SECOND_EXECUTIONS: usize = 64;

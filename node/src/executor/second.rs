@@ -138,14 +138,17 @@ async fn senders(shared: &Arc<Shared>, raw: Vec<Bytes>) -> Result<Vec<Arc<Transa
             .map(|raw| pending.get(hash(raw)))
             .collect::<Vec<_>>()
     };
+    let stats = shared.stats.clone();
     let recovering = tokio::task::spawn_blocking(move || {
         let pairs = raw.into_iter().zip(known);
         pairs
             .map(|(raw, known)| match known {
                 Some(known) => Ok(known),
-                None => Transaction::recover(raw)
-                    .map(Arc::new)
-                    .map_err(|e| e.to_string()),
+                None => {
+                    stats.sender_recovered();
+                    let recovered = Transaction::recover(raw);
+                    recovered.map(Arc::new).map_err(|e| e.to_string())
+                }
             })
             .collect()
     });

@@ -2,24 +2,23 @@
 
 use super::cache::{CacheView, StateCache};
 use super::feed::RoundBook;
-use super::limits::{AGED_AFTER, AGED_KEYS, AGED_TRACKED, AGED_TRANSACTIONS, RETRY_MAX, RETRY_MIN};
+use super::limits::{RETRY_MAX, RETRY_MIN};
 use super::pool::Pool;
 use super::stats::Stats;
 use super::verify::Outcome;
 use super::verifying::Bodies;
-use crate::execution::{Rules, Transaction};
+use crate::execution::Rules;
 use crate::store_client::{StoreClient, StoreError, Winner};
 use arc_swap::ArcSwap;
-use std::collections::{HashMap, HashSet};
 use std::hash::Hasher;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use troika_proto::{B256, ChainConfig, Environment, LockKey};
+use troika_proto::{B256, ChainConfig, Environment};
 
 /// A divergence alarm for the store.
 pub struct Report {
@@ -86,8 +85,6 @@ pub struct Shared {
     pub bodies: Arc<Bodies>,
     /// Counters.
     pub stats: Arc<Stats>,
-    /// Transactions that were refused too often.
-    pub aged: Mutex<Aged>,
     /// One for each shard that may be executed at a time.
     pub permits: Arc<Semaphore>,
     /// Shards of the open rounds that still want to be executed: while there are some, nothing else is.
@@ -174,11 +171,6 @@ impl Shared {
             metrics::gauge!(metric, "executor" => self.name.clone()).set(value as f64);
         }
     }
-
-    /// The registry of aged transactions, locked. Never held over an await.
-    pub fn aged(&self) -> MutexGuard<'_, Aged> {
-        self.aged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Counts this shard among those that want to be executed, as long as it does.
@@ -229,65 +221,5 @@ impl Hasher for Fnv {
         mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
         mixed ^ (mixed >> 33)
-    }
-}
-
-/// Transactions that were refused because other shards held their keys, and how often.
-#[derive(Default)]
-pub struct Aged {
-    refused: HashMap<B256, Aging>,
-}
-
-struct Aging {
-    transaction: Arc<Transaction>,
-    times: u32,
-    keys: Vec<LockKey>,
-}
-
-impl Aged {
-    /// `transaction`, which would write `keys`, was refused.
-    pub fn refused(&mut self, transaction: &Arc<Transaction>, keys: &[LockKey]) {
-        if self.refused.len() >= AGED_TRACKED && !self.refused.contains_key(&transaction.hash) {
-            return;
-        }
-        let aging = self.refused.entry(transaction.hash).or_insert(Aging {
-            transaction: transaction.clone(),
-            times: 0,
-            keys: Vec::new(),
-        });
-        aging.times += 1;
-        if keys.len() <= AGED_KEYS && !keys.is_empty() {
-            aging.keys = keys.to_vec();
-        }
-    }
-
-    /// Keys to reserve at the next opening, each for one shard; forgets what is no longer pending.
-    pub fn reservations(&mut self, pool: &Pool, next_round: u64) -> Vec<(LockKey, u32)> {
-        if self.refused.is_empty() {
-            return Vec::new();
-        }
-        let pending = pool.pending();
-        self.refused
-            .retain(|_, aging| !pending.gateways_of(&aging.transaction).is_empty());
-        let mut aged: Vec<&Aging> = self.refused.values().collect();
-        aged.retain(|aging| aging.times >= AGED_AFTER && !aging.keys.is_empty());
-        aged.sort_by(|a, b| {
-            let by_age = b.times.cmp(&a.times);
-            by_age.then(a.transaction.hash.cmp(&b.transaction.hash))
-        });
-        let mut reserved = Vec::new();
-        let mut taken = HashSet::new();
-        for aging in aged.into_iter().take(AGED_TRANSACTIONS) {
-            let Some(shard) = pending.shard_of(aging.transaction.sender, next_round) else {
-                continue;
-            };
-            // Half a transaction's keys are of no use: all or none.
-            if aging.keys.iter().any(|key| taken.contains(key)) {
-                continue;
-            }
-            taken.extend(aging.keys.iter().copied());
-            reserved.extend(aging.keys.iter().map(|key| (*key, shard)));
-        }
-        reserved
     }
 }

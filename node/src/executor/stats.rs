@@ -15,6 +15,7 @@ pub struct Stats {
     conflicts: AtomicU64,
     verified: AtomicU64,
     second_executions_skipped: AtomicU64,
+    senders_recovered: AtomicU64,
     divergence: Mutex<VecDeque<String>>,
 }
 
@@ -60,6 +61,14 @@ impl Stats {
         );
     }
 
+    /// The sender of an accepted transaction had to be recovered: no gateway had told it.
+    pub fn sender_recovered(&self) {
+        self.count(
+            &self.senders_recovered,
+            "troika_executor_senders_recovered_total",
+        );
+    }
+
     /// The divergence alarm: this executor computes another outcome than was accepted.
     pub fn diverged(&self, round: u64, shard: u32, winner: &str, accepted: B256, ours: &str) {
         let alarm = format!(
@@ -89,6 +98,7 @@ impl Stats {
             conflicts: get(&self.conflicts),
             verified: get(&self.verified),
             second_executions_skipped: get(&self.second_executions_skipped),
+            senders_recovered: get(&self.senders_recovered),
             divergence: alarms
                 .unwrap_or_else(PoisonError::into_inner)
                 .iter()
@@ -111,6 +121,8 @@ pub struct StatsSnapshot {
     pub verified: u64,
     /// Lost shards not looked at.
     pub second_executions_skipped: u64,
+    /// Accepted transactions whose senders had to be recovered.
+    pub senders_recovered: u64,
     /// Divergence alarms, newest last.
     pub divergence: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! VERIFY rounds: checking a block that somebody else made.
 //!
-//! For each of its shards the executor takes the transactions that were handed in ([`Bodies`]), recovers their senders
+//! For each of its shards the executor takes the transactions that were handed in ([`Bodies`]; their hash binds them to the
+//! block), recovers their senders
 //! (nobody is taken at his word here), executes them on the parent, and submits what came of it. An outcome that is not
 //! the header's is submitted all the same: the store notes it as dissent, and two executors of different identity that
 //! agree make the block invalid. A round that nobody can finish is given up at its deadline.
@@ -16,10 +17,57 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use troika_proto::{B256, Bytes, v1};
+use troika_proto::{B256, Bytes, ShardHeader, ordered_root, v1};
+
+/// The transactions of a shard, and the shard hash that binds them: another list of transactions has another hash. Without
+/// that binding whoever hands in something else could make a good block look wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Body {
+    shard_hash: B256,
+    transactions: Vec<Bytes>,
+}
+
+impl Body {
+    /// `None` where `header` commits to other transactions.
+    pub fn bound(header: &ShardHeader, transactions: Vec<Bytes>) -> Option<Self> {
+        let bound = header.transaction_count as usize == transactions.len()
+            && header.transactions_root == ordered_root(&transactions);
+        bound.then(|| Self {
+            shard_hash: header.hash(),
+            transactions,
+        })
+    }
+
+    /// Of the empty shard at `index`.
+    pub fn empty(index: u32) -> Self {
+        Self {
+            shard_hash: ShardHeader::empty(index).hash(),
+            transactions: Vec::new(),
+        }
+    }
+
+    /// The shard hash.
+    pub fn shard_hash(&self) -> B256 {
+        self.shard_hash
+    }
+
+    /// The EIP-2718 envelopes, in order.
+    pub fn transactions(&self) -> &[Bytes] {
+        &self.transactions
+    }
+
+    /// Memory that it takes, about, in bytes.
+    pub fn size(&self) -> usize {
+        self.transactions
+            .iter()
+            .map(|t| t.len() + 64)
+            .sum::<usize>()
+            + 128
+    }
+}
 
 /// Transactions of shards to be checked, by the shard hash that the header's list gives. Bounded in bytes, oldest out
-/// first. Nothing in it is trusted.
+/// first.
 #[derive(Default)]
 pub struct Bodies {
     held: Mutex<Held>,
@@ -28,36 +76,17 @@ pub struct Bodies {
 
 #[derive(Default)]
 struct Held {
-    by_hash: HashMap<B256, Arc<Vec<Bytes>>>,
-    order: VecDeque<(B256, usize)>,
+    by_hash: HashMap<B256, Arc<Body>>,
+    order: VecDeque<B256>,
     bytes: usize,
 }
 
 impl Bodies {
     /// Hands in the transactions of a shard.
-    pub fn offer(&self, shard_hash: B256, transactions: Vec<Bytes>) {
-        {
-            let mut held = self.held();
-            let bytes = transactions.iter().map(|t| t.len() + 64).sum::<usize>() + 128;
-            if held
-                .by_hash
-                .insert(shard_hash, Arc::new(transactions))
-                .is_some()
-            {
-                // The newest offer counts; its size is that of the first, near enough for a bound.
-                return;
-            }
-            held.order.push_back((shard_hash, bytes));
-            held.bytes += bytes;
-            while held.bytes > BODIES_BYTES && held.order.len() > 1 {
-                let Some((oldest, bytes)) = held.order.pop_front() else {
-                    break;
-                };
-                held.by_hash.remove(&oldest);
-                held.bytes -= bytes;
-            }
+    pub fn offer(&self, body: Body) {
+        if self.held().take(body, BODIES_BYTES) {
+            self.version.send_modify(|version| *version += 1);
         }
-        self.version.send_modify(|version| *version += 1);
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -65,7 +94,7 @@ impl Bodies {
     }
 
     /// The transactions of a shard, as soon as they are handed in.
-    async fn wait_for(&self, shard_hash: B256) -> Arc<Vec<Bytes>> {
+    async fn wait_for(&self, shard_hash: B256) -> Arc<Body> {
         let mut changes = self.version.subscribe();
         loop {
             changes.borrow_and_update();
@@ -76,6 +105,27 @@ impl Bodies {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+impl Held {
+    /// `false` if it is there already: what one hash binds is one body.
+    fn take(&mut self, body: Body, limit_bytes: usize) -> bool {
+        let (hash, size) = (body.shard_hash, body.size());
+        if self.by_hash.contains_key(&hash) {
+            return false;
+        }
+        self.by_hash.insert(hash, Arc::new(body));
+        self.order.push_back(hash);
+        self.bytes += size;
+        while self.bytes > limit_bytes
+            && self.order.len() > 1
+            && let Some(oldest) = self.order.pop_front()
+        {
+            let gone = self.by_hash.remove(&oldest);
+            self.bytes -= gone.map_or(0, |body| body.size());
+        }
+        true
     }
 }
 
@@ -173,12 +223,12 @@ async fn outcome(
     shared: &Arc<Shared>,
     round: &Round,
     shard: u32,
-    body: &Arc<Vec<Bytes>>,
+    body: &Arc<Body>,
     over: &CancellationToken,
 ) -> Outcome {
     let raw = body.clone();
     let recovered = tokio::task::spawn_blocking(move || {
-        let transactions = crate::execution::recover_all(&raw)
+        let transactions = crate::execution::recover_all(raw.transactions())
             .into_iter()
             .map(|t| t.map(Arc::new));
         transactions.collect::<Result<Vec<Arc<Transaction>>, _>>()
@@ -261,5 +311,61 @@ async fn give_up(shared: Arc<Shared>, round: u64, closed: CancellationToken) {
         biased;
         () = closed.cancelled() => {}
         () = giving_up => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use troika_proto::{LockRule, ShardBody, U256};
+
+    fn header(transactions: &[Bytes]) -> ShardHeader {
+        let body = ShardBody {
+            transactions: transactions.to_vec(),
+            ..ShardBody::default()
+        };
+        ShardHeader::of(0, &body, U256::ZERO, LockRule::Commuting)
+    }
+
+    fn body(n: u8, bytes: usize) -> Body {
+        let transactions = vec![Bytes::from(vec![n; bytes])];
+        Body::bound(&header(&transactions), transactions).expect("its own")
+    }
+
+    #[test]
+    fn only_the_transactions_that_a_header_commits_to_are_bound_to_its_hash() {
+        let (one, other) = (Bytes::from_static(&[1]), Bytes::from_static(&[2]));
+        let both = [one.clone(), other.clone()];
+        let header = header(&both);
+        let bound = Body::bound(&header, both.to_vec()).expect("its own");
+        assert_eq!(bound.shard_hash(), header.hash());
+        for altered in [
+            vec![other.clone(), one.clone()],
+            vec![one.clone()],
+            vec![one, other, Bytes::new()],
+        ] {
+            assert_eq!(Body::bound(&header, altered), None);
+        }
+        assert_eq!(
+            Body::empty(3).shard_hash(),
+            troika_proto::Shard::empty(3).hash
+        );
+    }
+
+    #[test]
+    fn bodies_are_bounded_in_bytes_however_often_one_is_offered() {
+        let limit = 3 * body(0, 1_000).size();
+        let mut held = Held::default();
+        for n in 0..20 {
+            assert!(held.take(body(n, 1_000), limit));
+            assert!(!held.take(body(n, 1_000), limit), "it is there already");
+            let bytes: usize = held.by_hash.values().map(|body| body.size()).sum();
+            assert_eq!((held.bytes, held.order.len()), (bytes, held.by_hash.len()));
+            assert!(bytes <= limit);
+        }
+        assert_eq!(held.by_hash.len(), 3);
+        // One that is larger than the limit alone is kept: somebody waits for it.
+        assert!(held.take(body(99, 10_000), limit));
+        assert_eq!(held.by_hash.len(), 1);
     }
 }

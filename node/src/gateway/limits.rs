@@ -16,6 +16,8 @@ pub const REPLACEMENT_BUMP_PERCENT: u128 = 10;
 pub const AGED_AFTER_REFUSALS: u32 = 3;
 /// Most transactions that are aged at one time.
 pub const MAX_AGED: usize = 64;
+/// Most keys of one transaction that are reserved.
+pub const MAX_AGED_KEYS: usize = 64;
 /// Refusals without ageing after which a transaction is dropped.
 pub const MAX_REFUSALS: u32 = 16;
 /// Dropped transactions whose reason is remembered.
@@ -68,8 +70,14 @@ pub const MAX_SUBSCRIPTIONS: u32 = 128;
 pub const MAX_LOG_BLOCKS: u64 = 10_000;
 /// Logs that one `eth_getLogs` may answer.
 pub const MAX_LOGS: usize = 20_000;
+/// Filters that are polled, of all clients.
+pub const MAX_FILTERS: usize = 1_000;
+/// A filter that nobody polls for this long is forgotten.
+pub const FILTER_EXPIRY: Duration = Duration::from_secs(300);
 /// Blocks that one `eth_feeHistory` may span.
 pub const MAX_FEE_HISTORY: u64 = 1_024;
+/// Transactions that one `txpool_content` or `txpool_inspect` may answer.
+pub const MAX_POOL_CONTENT: usize = 10_000;
 /// Blocks that are read from the store at one time for one request.
 pub const READ_AHEAD: usize = 16;
 /// Estimates of transactions that are queued behind a gap; above it those of transactions that have left are dropped.

@@ -104,6 +104,8 @@ pub struct Gateway {
     /// Calls, estimates and traces at one time.
     calls: Arc<Semaphore>,
     refusals: Mutex<pool_client::Refusals>,
+    /// What clients poll.
+    filters: Mutex<rpc::Filters>,
 }
 
 impl Gateway {
@@ -152,6 +154,7 @@ impl Gateway {
             recovered: Arc::new(RecoveryCache::new(MAX_RECOVERED_BYTES)),
             calls: Arc::new(Semaphore::new(MAX_CALLS)),
             refusals: Mutex::new(pool_client::Refusals::default()),
+            filters: Mutex::default(),
         }
     }
 

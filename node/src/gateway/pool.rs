@@ -11,17 +11,32 @@ use alloy_primitives::{Address, B256, Bytes};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::broadcast;
-use troika_proto::{ChainConfig, Diff, Header, LockRule, U256};
+use troika_proto::{ChainConfig, Diff, Header, LockKey, LockRule, U256};
 
 /// A change of the pending set, for the executors.
 #[derive(Clone, Debug)]
 pub enum Update {
     /// More transactions of a sender, in nonce order.
     Add(Address, Placed, Vec<Bytes>),
-    /// The sender goes elsewhere from a round on; with its whole queue, for those who did not have it.
-    Move(Address, Placed, Vec<Bytes>),
+    /// The sender goes elsewhere from a round on. Who did not have it is sent its queue, as it is by then.
+    Move(Address, Placed),
     /// Included, replaced or dropped.
     Remove(Vec<B256>),
+    /// The transactions that were refused too often, in the order in which their keys are reserved.
+    Aged(Vec<Aged>),
+}
+
+/// A transaction whose keys whoever opens the next round reserves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aged {
+    /// Who signed it.
+    pub sender: Address,
+    /// The sender's nonce.
+    pub nonce: u64,
+    /// Where the sender's queue goes.
+    pub placed: Placed,
+    /// What it writes, as far as its refusals told.
+    pub keys: Vec<LockKey>,
 }
 
 /// What the executors know of a sender: nonce -> transaction.
@@ -34,7 +49,7 @@ pub struct Pool {
     history: History,
     lock_rule: LockRule,
     handed: HashMap<Address, Handed>,
-    /// Simulated, of transactions that are not handed out yet.
+    /// Of transactions that are not handed out.
     estimates: HashMap<B256, Estimate>,
     /// True on a chain that replays a block.
     replays: bool,
@@ -43,6 +58,8 @@ pub struct Pool {
     head: B256,
     /// The round that is open, or will be next: new senders are placed from it on.
     round: u64,
+    /// As the executors were told.
+    aged: Vec<Aged>,
     updates: broadcast::Sender<Arc<Update>>,
 }
 
@@ -60,6 +77,7 @@ impl Pool {
             accounts: HashMap::new(),
             head: B256::ZERO,
             round: 0,
+            aged: Vec::new(),
             updates: broadcast::channel(UPDATE_BUFFER).0,
         }
     }
@@ -117,9 +135,9 @@ impl Pool {
             },
             state,
         )?;
-        if let Some(estimate) = estimate {
-            self.estimates.insert(tx.hash, estimate);
-        }
+        // Now, since the transaction is decoded now: that may take long, and flushing holds everybody up.
+        let estimate = estimate.unwrap_or_else(|| self.stated(tx));
+        self.estimates.insert(tx.hash, estimate);
         Ok(())
     }
 
@@ -185,6 +203,11 @@ impl Pool {
         &mut self.history
     }
 
+    /// A refusal tells all that a transaction `writes`, or, without that, what of it was `held`.
+    pub fn learn_writes(&mut self, hash: B256, writes: &[LockKey], held: &[LockKey]) {
+        self.mempool.learn_writes(hash, writes, held);
+    }
+
     /// An executor left a transaction out. `holder`: the shard that held its keys.
     pub fn refused(
         &mut self,
@@ -209,11 +232,14 @@ impl Pool {
     /// so that it is never proposed in two shards of one.
     fn follow(&mut self, sender: Address, shard: u32, refused: u64) {
         if let Some(placed) = self.router.follow(sender, shard, self.round + 1, refused) {
-            let queue = self.handed.get(&sender);
-            let queue = queue.into_iter().flatten();
-            let queue = queue.map(|(_, (_, raw, _))| raw.clone()).collect();
-            self.tell(Update::Move(sender, placed, queue));
+            self.tell(Update::Move(sender, placed));
         }
+    }
+
+    /// What the executors were told of a sender, in nonce order.
+    pub fn handed(&self, sender: Address) -> Vec<Bytes> {
+        let queue = self.handed.get(&sender).into_iter().flatten();
+        queue.map(|(_, (_, raw, _))| raw.clone()).collect()
     }
 
     /// A transaction that can never be executed.
@@ -238,12 +264,14 @@ impl Pool {
                 if handed.contains_key(&pooled.nonce) {
                     continue;
                 }
-                let Ok(tx) = Transaction::with_sender(pooled.raw.clone(), sender) else {
-                    continue;
+                // Decoding costs the recovery of its authorities: only where no estimate is left of it.
+                let estimate = match self.estimates.remove(&pooled.hash) {
+                    Some(estimate) => estimate,
+                    None => match Transaction::with_sender(pooled.raw.clone(), sender) {
+                        Ok(tx) => estimate::stated(&tx, self.lock_rule, &self.history),
+                        Err(_) => continue,
+                    },
                 };
-                let simulated = self.estimates.remove(&pooled.hash);
-                let estimate = simulated
-                    .unwrap_or_else(|| estimate::stated(&tx, self.lock_rule, &self.history));
                 estimates.push(estimate.clone());
                 handed.insert(pooled.nonce, (pooled.hash, pooled.raw.clone(), estimate));
                 nonces.push(pooled.nonce);
@@ -273,6 +301,25 @@ impl Pool {
             let raws = raws.map(|(_, raw, _)| raw.clone()).collect();
             self.tell(Update::Add(sender, placed, raws));
         }
+        self.tell_aged();
+    }
+
+    /// Tells the executors whose keys are to be reserved, where that has changed.
+    fn tell_aged(&mut self) {
+        let aged = self.mempool.aged().filter(|(_, keys)| !keys.is_empty());
+        let aged = aged.filter_map(|(pooled, keys)| {
+            Some(Aged {
+                sender: pooled.sender,
+                nonce: pooled.nonce,
+                placed: self.router.place(pooled.sender)?,
+                keys: keys.to_vec(),
+            })
+        });
+        let aged: Vec<Aged> = aged.collect();
+        if aged != self.aged {
+            self.aged.clone_from(&aged);
+            self.tell(Update::Aged(aged));
+        }
     }
 
     /// Forgets what executors were handed of a sender and is no longer ready as it was. True if there was something.
@@ -282,13 +329,18 @@ impl Pool {
         };
         let before = removed.len();
         let mut ready = self.mempool.ready(sender).peekable();
-        handed.retain(|nonce, (hash, _, _)| {
+        let (mempool, estimates) = (&self.mempool, &mut self.estimates);
+        handed.retain(|nonce, (hash, _, estimate)| {
             while ready.peek().is_some_and(|p| p.nonce < *nonce) {
                 ready.next();
             }
             let kept = ready.peek().is_some_and(|p| p.hash == *hash);
             if !kept {
                 removed.push(*hash);
+                if mempool.get(hash).is_some() {
+                    // It may be ready again.
+                    estimates.insert(*hash, estimate.clone());
+                }
             }
             kept
         });
@@ -302,7 +354,8 @@ impl Pool {
             let raws = handed.values().map(|(_, raw, _)| raw.clone()).collect();
             Some(Update::Add(*sender, placed, raws))
         });
-        (snapshot.collect(), self.updates.subscribe())
+        let aged = (!self.aged.is_empty()).then(|| Update::Aged(self.aged.clone()));
+        (snapshot.chain(aged).collect(), self.updates.subscribe())
     }
 
     fn tell(&self, update: Update) {

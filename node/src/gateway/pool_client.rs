@@ -2,14 +2,14 @@
 //!
 //! A stream begins with a snapshot and an end mark, then come the changes, without a gap between them. An executor that
 //! is down, restarts or falls too far behind gets a new stream with a new snapshot. It is told only of senders whose
-//! shard it owns.
+//! shard it owns, and of all whose keys it is to reserve should it open the next round.
 
 use super::limits::{
     EXECUTOR_TIMEOUT, FLUSH_EVERY, KEEPALIVE_INTERVAL, MAX_ADD_BYTES, MAX_ADD_TRANSACTIONS,
-    RECONNECT_MAX, RECONNECT_MIN, STREAM_BUFFER,
+    MAX_AGED_KEYS, RECONNECT_MAX, RECONNECT_MIN, STREAM_BUFFER,
 };
 use super::mempool::AfterRefusal;
-use super::pool::Update;
+use super::pool::{Aged, Update};
 use super::routing::Placed;
 use super::{Config, Gateway, StartError};
 use alloy_primitives::{Address, B256, Bytes};
@@ -19,8 +19,8 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 use tonic::transport::Endpoint;
+use tonic::{Code, Streaming};
 use troika_proto::limits::MAX_MESSAGE_BYTES;
 use troika_proto::wire::{address_bytes, hash, hash_bytes};
 use troika_proto::{LockKey, v1};
@@ -141,7 +141,13 @@ pub(super) async fn feed(gateway: Arc<Gateway>, endpoint: Endpoint) {
             }
             Err(ended) => ended,
         };
-        tracing::debug!(executor = %endpoint.uri(), %ended, "executor stream ended");
+        let executor = endpoint.uri();
+        match &ended {
+            Ended::Status(status) if status.code() == Code::PermissionDenied => {
+                tracing::error!(%executor, %ended, "the executor takes no transactions from this gateway");
+            }
+            _ => tracing::debug!(%executor, %ended, "executor stream ended"),
+        }
         sleep(pause).await;
         pause = (pause * 2).min(RECONNECT_MAX);
     }
@@ -218,7 +224,7 @@ async fn pump(
         pool.subscribe()
     });
     for update in &snapshot {
-        if send(out, shards, update).await.is_err() {
+        if send(gateway, out, shards, update).await.is_err() {
             return Ended::Closed;
         }
     }
@@ -228,7 +234,7 @@ async fn pump(
     loop {
         match changes.recv().await {
             Ok(update) => {
-                if send(out, shards, &update).await.is_err() {
+                if send(gateway, out, shards, &update).await.is_err() {
                     return Ended::Closed;
                 }
             }
@@ -242,6 +248,7 @@ type Closed = mpsc::error::SendError<v1::PendingUpdate>;
 
 /// Sends what of an update concerns an executor of these shards.
 async fn send(
+    gateway: &Gateway,
     out: &mpsc::Sender<v1::PendingUpdate>,
     shards: &RangeInclusive<u32>,
     update: &Update,
@@ -252,9 +259,10 @@ async fn send(
                 add(out, *sender, *placed, raws).await?;
             }
         }
-        Update::Move(sender, placed, raws) => {
+        Update::Move(sender, placed) => {
             if shards.contains(&placed.shard) {
-                add(out, *sender, *placed, raws).await?;
+                let queue = gateway.pool(|pool| pool.handed(*sender));
+                add(out, *sender, *placed, &queue).await?;
             } else {
                 // Whoever had the sender so far must let go of it from that round on.
                 let route = v1::PendingRoute {
@@ -265,6 +273,11 @@ async fn send(
                 out.send(wire(Wire::Route(route))).await?;
             }
         }
+        Update::Aged(aged) => {
+            let transactions = aged.iter().map(aged_on_wire).collect();
+            out.send(wire(Wire::Aged(v1::PendingAged { transactions })))
+                .await?;
+        }
         Update::Remove(hashes) => {
             for page in hashes.chunks(MAX_REMOVE_HASHES) {
                 let hashes = page.iter().map(|hash| hash_bytes(*hash)).collect();
@@ -274,6 +287,16 @@ async fn send(
         }
     }
     Ok(())
+}
+
+fn aged_on_wire(aged: &Aged) -> v1::AgedTransaction {
+    v1::AgedTransaction {
+        sender: address_bytes(aged.sender),
+        nonce: aged.nonce,
+        shard: aged.placed.shard,
+        from_round: aged.placed.from_round,
+        keys: aged.keys.iter().map(|key| (*key).into()).collect(),
+    }
 }
 
 /// In messages of bounded size.
@@ -328,6 +351,9 @@ impl Gateway {
             .iter()
             .filter_map(|h| Some((LockKey::try_from(h.key.as_ref()?).ok()?, h.shard)))
             .collect();
+        let writes = refused.writes.iter().take(MAX_AGED_KEYS);
+        let writes = writes.filter_map(|key| LockKey::try_from(key).ok());
+        let writes: Vec<LockKey> = writes.collect();
         let reason = match held.first() {
             Some((key, shard)) => format!("shard {shard} held {key}"),
             None => refused.reason.clone(),
@@ -337,6 +363,8 @@ impl Gateway {
             if refused.drop {
                 pool.invalid(tx, &reason)
             } else {
+                let held: Vec<LockKey> = held.iter().map(|(key, _)| *key).collect();
+                pool.learn_writes(tx, &writes, &held);
                 pool.refused(tx, refused.round, holder, &reason)
             }
         });

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use troika_proto::Environment;
 
-/// How often accounts are read again where the head moved under the read. After that the older answer is used: it can
-/// only make a transaction wait or be refused that the next try would take.
+/// How often accounts are read again where the head moved under the read. After that the transaction is refused for the
+/// moment: behind the nonce of an older block it might wait for ever for what has been included.
 const ACCOUNT_READS: usize = 3;
 
 /// Why a transaction was not taken.
@@ -32,6 +32,9 @@ pub enum SubmitError {
     /// The sender's account could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The head moved under every read of the sender's account.
+    #[error("the chain moves on faster than the sender's account can be read, try again")]
+    Moving,
     /// The gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,
@@ -44,6 +47,7 @@ impl SubmitError {
             self,
             Self::Rejected(Reject::PoolFull | Reject::SenderFull | Reject::NonceTooHigh { .. })
                 | Self::Store(_)
+                | Self::Moving
         )
     }
 }
@@ -66,25 +70,19 @@ impl Gateway {
             return vec![Err(SubmitError::Stopping); count];
         };
         let senders: BTreeSet<Address> = checked.iter().flatten().map(|tx| tx.sender).collect();
-        let states = match self.accounts(&senders).await {
-            Ok(states) => states,
-            Err(error) => {
-                let failed = checked.into_iter();
-                return failed
-                    .map(|tx| Err(tx.err().unwrap_or(SubmitError::Store(error.clone()))))
-                    .collect();
-            }
-        };
-        let mut estimates = self.simulate(checked.iter().flatten()).await;
+        if let Err(error) = self.learn_accounts(&senders).await {
+            let failed = checked.into_iter();
+            return failed
+                .map(|tx| Err(tx.err().unwrap_or(SubmitError::Store(error.clone()))))
+                .collect();
+        }
+        let mut estimates = self.simulate(self.takeable(checked.iter().flatten())).await;
         let answers: Vec<_> = self.pool(|pool| {
             let added = checked.into_iter().map(|tx| {
                 let tx = tx?;
-                // What a block sealed meanwhile is newer than what was read.
-                let state = pool
-                    .account(tx.sender)
-                    .or_else(|| states.get(&tx.sender).copied());
+                let state = pool.account(tx.sender).ok_or(SubmitError::Moving)?;
                 let estimate = estimates.remove(&tx.hash);
-                pool.add(&tx, state.unwrap_or_default(), estimate)?;
+                pool.add(&tx, state, estimate)?;
                 Ok(tx.hash)
             });
             added.collect()
@@ -97,13 +95,26 @@ impl Gateway {
         answers
     }
 
+    /// Those that the pool may take: what it has, what is past and what nobody pays for is not worth running.
+    fn takeable<'a>(
+        &self,
+        new: impl Iterator<Item = &'a Arc<Transaction>>,
+    ) -> Vec<Arc<Transaction>> {
+        let replays = self.config.fixed.is_some();
+        self.pool(|pool| {
+            let takeable = new.filter(|tx| {
+                let state = pool.account(tx.sender).unwrap_or_default();
+                let affordable = replays || tx.max_cost() <= state.balance;
+                let known = pool.mempool().get(&tx.hash).is_some();
+                affordable && !known && tx.nonce() >= state.nonce
+            });
+            takeable.cloned().collect()
+        })
+    }
+
     /// What transactions would write on the head's state, for their routing. Empty where it is not worth it, or nothing
     /// can be read in time.
-    async fn simulate(
-        &self,
-        new: impl Iterator<Item = &Arc<Transaction>>,
-    ) -> HashMap<B256, Estimate> {
-        let new: Vec<Arc<Transaction>> = new.cloned().collect();
+    async fn simulate(&self, new: Vec<Arc<Transaction>>) -> HashMap<B256, Estimate> {
         if !new.iter().any(|tx| estimate::is_worth_simulating(tx)) {
             return HashMap::new();
         }
@@ -116,7 +127,8 @@ impl Gateway {
             Some(_) => REPLAY_SIMULATION_BUDGET,
             None => SIMULATION_BUDGET,
         };
-        let view = self.view(head.hash).until(Instant::now() + budget);
+        let until = Instant::now() + budget;
+        let view = self.view(head.hash).until(until);
         let environment = self.next_environment(&head);
         let rules = self.rules.clone();
         let work = tokio::task::spawn_blocking(move || {
@@ -133,8 +145,15 @@ impl Gateway {
             let before = transactions.len();
             transactions.extend(new);
             let history = History::new();
-            let estimates =
-                estimate::simulated(&rules, &environment, &view, &transactions, &history);
+            let in_time = || Instant::now() < until;
+            let estimates = estimate::simulated(
+                &rules,
+                &environment,
+                &view,
+                &transactions,
+                &history,
+                in_time,
+            );
             let hashes = transactions.iter().map(|tx| tx.hash);
             hashes.zip(estimates).skip(before).collect()
         });
@@ -178,34 +197,22 @@ impl Gateway {
         self.pool(|pool| pool.mempool().drop_reason(hash).map(ToString::to_string))
     }
 
-    /// The senders' accounts at the head: remembered, or read in one go.
-    async fn accounts(
-        &self,
-        senders: &BTreeSet<Address>,
-    ) -> Result<HashMap<Address, SenderState>, StoreError> {
-        let mut states = HashMap::new();
+    /// Sees to it that the pool knows the senders' accounts at the head: those that it does not are read in one go.
+    async fn learn_accounts(&self, senders: &BTreeSet<Address>) -> Result<(), StoreError> {
         for _ in 0..ACCOUNT_READS {
             let (head, unknown) = self.pool(|pool| {
-                let (mut known, mut unknown) = (HashMap::new(), Vec::new());
-                for sender in senders {
-                    match pool.account(*sender) {
-                        Some(state) => drop(known.insert(*sender, state)),
-                        None => unknown.push(*sender),
-                    }
-                }
-                states.extend(known);
-                (pool.head(), unknown)
+                let unknown = senders.iter().filter(|s| pool.account(**s).is_none());
+                (pool.head(), unknown.copied().collect::<Vec<_>>())
             });
             if unknown.is_empty() {
                 break;
             }
             let read = self.read_accounts(head, &unknown).await?;
-            states.extend(read.iter().copied());
             if self.pool(|pool| pool.learn_accounts(head, &read)) {
                 break;
             }
         }
-        Ok(states)
+        Ok(())
     }
 
     /// Accounts at a block.

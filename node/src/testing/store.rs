@@ -32,6 +32,8 @@ pub struct RoundRecord {
     pub locks: HashMap<LockKey, (u32, u64)>,
     pub block: Option<B256>,
     pub opener: String,
+    /// As the opener asked for them.
+    pub reservations: Vec<(LockKey, u32)>,
 }
 
 pub struct BlockRecord {
@@ -149,10 +151,10 @@ impl FakeStore {
         self.state.lock().unwrap()
     }
 
-    /// Waits until `look` answers something; fails the test after 10 s.
+    /// Waits until `look` answers something; fails the test after a minute.
     pub async fn until<R>(&self, what: &str, look: impl Fn(&State) -> Option<R>) -> R {
         let mut changes = self.version.subscribe();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             changes.borrow_and_update();
             if let Some(result) = look(&self.state()) {
@@ -263,6 +265,7 @@ impl State {
             locks: HashMap::new(),
             block: None,
             opener: opener.to_owned(),
+            reservations: Vec::new(),
         };
         self.rounds.insert(number, round);
         let round = self.wire_round(number).unwrap();
@@ -270,10 +273,25 @@ impl State {
         number
     }
 
+    fn reserve(&mut self, number: u64, asked: &[v1::Reservation]) -> Result<(), Status> {
+        let revision = self.revision;
+        let round = self.rounds.get_mut(&number).unwrap();
+        for one in asked {
+            let key = one.key.as_ref().map(LockKey::try_from);
+            let key = key.ok_or_else(|| Status::invalid_argument("key"))?;
+            let key = key.map_err(|e| Status::invalid_argument(e.to_string()))?;
+            round.reservations.push((key, one.shard));
+            round.locks.insert(key, (one.shard, revision));
+        }
+        Ok(())
+    }
+
     fn accept(&mut self, number: u64, index: u32, executor: &str, shard: Shard) -> Vec<Kind> {
         let revision = self.revision + 1;
         let rule = self.genesis.config.lock_rule;
         let round = self.rounds.get_mut(&number).unwrap();
+        // What was reserved and is not needed goes.
+        round.locks.retain(|_, (holder, _)| *holder != index);
         for key in shard.body.diff.lock_keys(rule) {
             round.locks.insert(key, (index, revision));
         }
@@ -378,7 +396,11 @@ impl v1::rounds_server::Rounds for FakeStore {
         }
         let (number, opened) = match state.open_round() {
             Some(number) => (number, false),
-            None => (state.open(&request.opener, request.clock_ms), true),
+            None => {
+                let number = state.open(&request.opener, request.clock_ms);
+                state.reserve(number, &request.reservations)?;
+                (number, true)
+            }
         };
         let reply = v1::OpenRoundResponse {
             meta: state.meta(),
@@ -511,9 +533,24 @@ impl v1::rounds_server::Rounds for FakeStore {
 
     async fn list_locks(
         &self,
-        _request: Request<v1::ListLocksRequest>,
+        request: Request<v1::ListLocksRequest>,
     ) -> Result<Response<v1::ListLocksResponse>, Status> {
-        Err(Status::unimplemented("not needed"))
+        let state = self.up()?;
+        let round = state.rounds.get(&request.into_inner().round);
+        let round = round.ok_or_else(|| Status::not_found("no such round"))?;
+        let locks: BTreeMap<_, _> = round.locks.iter().collect();
+        let locks = locks
+            .into_iter()
+            .map(|(key, (shard, revision))| v1::LockHolder {
+                key: Some((*key).into()),
+                shard: *shard,
+                revision: *revision,
+            });
+        Ok(Response::new(v1::ListLocksResponse {
+            meta: state.meta(),
+            locks: locks.collect(),
+            more: false,
+        }))
     }
 
     async fn seal(
@@ -709,7 +746,7 @@ impl v1::state_server::State for FakeStore {
         let hash = bytes_hash(&request.block);
         let block = state.blocks.get(&hash);
         let view = &block
-            .ok_or_else(|| Status::not_found("no such block"))?
+            .ok_or_else(|| Status::out_of_range("the block is no longer kept"))?
             .state;
         let values = request.keys.iter().map(|key| {
             let address = troika_proto::Address::from_slice(&key.address);

@@ -2,20 +2,23 @@
 //!
 //! [`Pending`] is the set itself, pure; [`PoolService`] takes the gateways' streams; [`Pool`] is what the race sees.
 
+mod aged;
 mod pending;
+mod recent;
 mod service;
 
 pub use pending::{Pending, Select, StreamId};
 pub use service::PoolService;
 
-use super::limits::{REFUSALS_BUFFER, SENDER_TRANSACTIONS};
+use super::limits::{FOLLOW_WAIT, REFUSALS_BUFFER, SENDER_TRANSACTIONS};
 use crate::execution::Transaction;
 use crate::store_client::LockHolder;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use troika_proto::wire::hash_bytes;
-use troika_proto::{Diff, v1};
+use troika_proto::{B256, Diff, LockKey, v1};
 
 /// A transaction that was left out, and why.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct Refused {
     pub shard: u32,
     /// Keys that other shards held.
     pub held: Vec<LockHolder>,
+    /// With `held`: all that it would lock, where that is known.
+    pub writes: Vec<LockKey>,
     /// Else why it could not be executed.
     pub reason: String,
     /// It can never be executed: forget it.
@@ -41,6 +46,8 @@ type Replies = (StreamId, mpsc::Sender<v1::PendingReply>);
 pub struct Pool {
     pending: Mutex<Pending>,
     version: watch::Sender<u64>,
+    /// The newest head whose transactions have left.
+    followed: watch::Sender<B256>,
     replies: Mutex<HashMap<Arc<str>, Replies>>,
 }
 
@@ -50,6 +57,7 @@ impl Pool {
         Self {
             pending: Mutex::new(Pending::new(limit_bytes, SENDER_TRANSACTIONS)),
             version: watch::Sender::new(0),
+            followed: watch::Sender::new(B256::ZERO),
             replies: Mutex::new(HashMap::new()),
         }
     }
@@ -77,6 +85,24 @@ impl Pool {
                 pending.advance(*address, nonce);
             }
         }
+    }
+
+    /// All that the block `head` included has left, as far as that is known here.
+    pub fn followed(&self, head: B256) {
+        self.followed.send_replace(head);
+    }
+
+    /// Keys to reserve in `round` on `parent`, each for one shard. Where there are any, waits a moment for the pool to follow
+    /// that block: what it included would keep them from others for a whole round.
+    pub async fn reservations(&self, parent: B256, round: u64) -> Vec<(LockKey, u32)> {
+        if self.pending().aged.is_empty() {
+            return Vec::new();
+        }
+        let mut followed = self.followed.subscribe();
+        let following = followed.wait_for(|head| *head == parent);
+        // Too late is no harm: the gateways' next word mends it.
+        timeout(FOLLOW_WAIT, following).await.ok();
+        self.pending().reservations(round)
     }
 
     /// Tells the gateways of left-out transactions, and forgets those that can never be executed.
@@ -143,6 +169,7 @@ impl From<&Refused> for v1::PendingReply {
                 round: refused.round,
                 shard: refused.shard,
                 held: refused.held.iter().map(Into::into).collect(),
+                writes: refused.writes.iter().map(|key| (*key).into()).collect(),
                 reason: refused.reason.clone(),
                 drop: refused.drop,
             })),

@@ -3,17 +3,17 @@
 //! Each gateway's set stands for itself, so that its reconnect can replace it. Where two gateways know one sender, the
 //! first by name says where the sender's queue goes, so that one executor never takes it into two shards of one round.
 
+use super::super::limits::RECENT_BYTES;
+use super::aged::AgedSet;
+use super::recent::Recent;
 use crate::execution::Transaction;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use troika_proto::{Address, B256};
+use troika_proto::{Address, B256, LockKey};
 
 /// Most routes of one sender that lie ahead.
 const ROUTES: usize = 16;
-
-/// Transactions that are remembered after a block included them.
-const RECENT: usize = 16_384;
 
 /// A gateway's stream. A later one of the same gateway has a higher number and replaces the earlier.
 pub type StreamId = u64;
@@ -98,10 +98,12 @@ pub struct Pending {
     /// Shard -> version -> sender: who may be for that shard, in the order of change.
     changed: HashMap<u32, BTreeMap<u64, Address>>,
     ever_synced: bool,
+    /// Transactions that were refused too often.
+    pub(super) aged: AgedSet,
     /// The round that is being made.
     round: u64,
-    /// What blocks included lately, for second executions: two generations, each of at most [`RECENT`].
-    recent: [HashMap<B256, Arc<Transaction>>; 2],
+    /// What left lately, whoever said so first: the chain or the gateway.
+    recent: Recent,
 }
 
 impl Pending {
@@ -118,14 +120,16 @@ impl Pending {
             hashes: HashMap::new(),
             changed: HashMap::new(),
             ever_synced: false,
+            aged: AgedSet::default(),
             round: 0,
-            recent: Default::default(),
+            recent: Recent::new(RECENT_BYTES),
         }
     }
 
     /// A gateway's stream begins: what it sent on earlier ones is forgotten.
     pub fn connect(&mut self, gateway: &Arc<str>, stream: StreamId) {
         self.forget(gateway);
+        self.aged.forget(gateway);
         let state = Gateway {
             stream,
             connected: true,
@@ -157,6 +161,7 @@ impl Pending {
             .is_some_and(|state| !state.connected)
         {
             self.forget(gateway);
+            self.aged.forget(gateway);
             self.gateways.remove(gateway);
         }
     }
@@ -281,6 +286,7 @@ impl Pending {
 
     /// The sender's nonce is `nonce` now: forgets what is below.
     pub fn advance(&mut self, address: Address, nonce: u64) {
+        self.aged.advance(address, nonce);
         let Some(sender) = self.senders.get_mut(&address) else {
             return;
         };
@@ -291,11 +297,6 @@ impl Pending {
         }
         for transaction in old {
             self.gone(&transaction);
-            if self.recent[0].len() >= RECENT {
-                self.recent.swap(0, 1);
-                self.recent[0].clear();
-            }
-            self.recent[0].insert(transaction.hash, transaction);
         }
         self.drop_if_empty(address);
     }
@@ -318,6 +319,14 @@ impl Pending {
         self.senders.get(&address)?.shard_in(round)
     }
 
+    /// Keys to reserve in `round`, each for one shard.
+    pub fn reservations(&self, round: u64) -> Vec<(LockKey, u32)> {
+        self.aged.reservations(|aged| {
+            let told = (aged.from_round <= round).then_some(aged.shard);
+            self.shard_of(aged.sender, round).or(told)
+        })
+    }
+
     /// A transaction that is pending, or was lately.
     pub fn get(&self, hash: B256) -> Option<Arc<Transaction>> {
         if let Some((address, nonce)) = self.hashes.get(&hash) {
@@ -325,8 +334,7 @@ impl Pending {
             let mut known = parts.filter_map(|part| part.transactions.get(nonce));
             return known.find(|t| t.hash == hash).cloned();
         }
-        let mut recent = self.recent.iter();
-        recent.find_map(|generation| generation.get(&hash)).cloned()
+        self.recent.get(&hash).cloned()
     }
 
     /// Transactions in the pool.
@@ -404,12 +412,13 @@ impl Pending {
     }
 
     /// Accounts for a transaction that left a part.
-    fn gone(&mut self, transaction: &Transaction) {
+    fn gone(&mut self, transaction: &Arc<Transaction>) {
         self.bytes -= transaction.size();
         self.count -= 1;
         let elsewhere = !self.gateways_of(transaction).is_empty();
         if !elsewhere {
             self.hashes.remove(&transaction.hash);
+            self.recent.insert(transaction.clone());
         }
     }
 

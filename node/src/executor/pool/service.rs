@@ -1,6 +1,10 @@
 //! `troika.v1.Pool`: a gateway's stream, parsed and applied to the pending set in order.
+//!
+//! Who may send one is taken at its word for the senders of transactions. So behind TLS it takes the role of an executor:
+//! a certificate that allows reading the feed is not enough.
 
-use super::super::limits::{GATEWAY_GRACE, GATEWAYS, ROOM_PAUSE};
+use super::super::limits::{GATEWAY_GRACE, GATEWAYS, ROOM_PAUSE, SYNC_SILENCE};
+use super::aged::Aged;
 use super::pending::{Full, StreamId};
 use super::{Pool, Refused};
 use crate::execution::{Transaction, TxError};
@@ -8,13 +12,15 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
-use tokio::time::interval;
+use tokio::time::{Instant, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use troika_proto::wire::{address, check_name, hash, hash_bytes, required};
 use troika_proto::{Address, B256, Malformed, v1};
+use troika_store::server::certificate::Subject;
+use troika_store::service::access::Role;
 use v1::pending_update::Update;
 
 /// The gRPC side of the pool.
@@ -24,14 +30,17 @@ pub struct PoolService {
     streams: AtomicU64,
     connected: Arc<AtomicUsize>,
     stop: CancellationToken,
+    /// Whether callers show certificates.
+    tls: bool,
 }
 
 impl PoolService {
-    /// Serves `pool`. Before the chain is known (`None`) gateways are asked to come again.
+    /// Serves `pool`, behind TLS or not. Before the chain is known (`None`) gateways are asked to come again.
     pub fn new(
         pool: Arc<Pool>,
         genesis_hash: watch::Receiver<Option<B256>>,
         stop: CancellationToken,
+        tls: bool,
     ) -> Self {
         Self {
             pool,
@@ -39,7 +48,26 @@ impl PoolService {
             streams: AtomicU64::new(1),
             connected: Arc::new(AtomicUsize::new(0)),
             stop,
+            tls,
         }
+    }
+
+    /// Plain text is for loopback, where whoever calls may do everything.
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        if !self.tls {
+            return Ok(());
+        }
+        let certificates = request.peer_certs().unwrap_or_default();
+        let subject = certificates.first().and_then(|cert| Subject::of(cert));
+        let subject = subject.unwrap_or_default();
+        if subject.may(Role::Executor) {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!(
+            "handing in transactions takes the role executor; the certificate of {:?} has the roles: {}",
+            subject.name,
+            subject.roles_text()
+        )))
     }
 
     fn hello(&self, update: v1::PendingUpdate) -> Result<Arc<str>, Status> {
@@ -72,11 +100,12 @@ impl v1::pool_server::Pool for PoolService {
         &self,
         request: Request<Streaming<v1::PendingUpdate>>,
     ) -> Result<Response<Self::PendingStream>, Status> {
+        self.admit(&request)?;
         let seat = Seat::take(&self.connected)?;
         let mut updates = request.into_inner();
-        let first = updates
-            .message()
-            .await?
+        let first = timeout(SYNC_SILENCE, updates.message())
+            .await
+            .map_err(|_| silent())??
             .ok_or_else(|| Status::invalid_argument("update: the stream is empty"))?;
         let gateway = self.hello(first)?;
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
@@ -148,11 +177,19 @@ struct Session {
 impl Session {
     async fn run(&self, mut updates: Streaming<v1::PendingUpdate>) -> Result<(), Status> {
         let mut looks = interval(ROOM_PAUSE);
+        let mut heard = Instant::now();
+        let mut synced = false;
         loop {
             let update = tokio::select! {
                 biased;
                 _ = looks.tick() => {
                     self.look_for_room()?;
+                    if !self.pool.pending().is_current(&self.gateway, self.stream) {
+                        return Err(replaced());
+                    }
+                    if !synced && heard.elapsed() > SYNC_SILENCE {
+                        return Err(silent());
+                    }
                     continue;
                 }
                 update = updates.message() => update?,
@@ -161,12 +198,13 @@ impl Session {
                 return Ok(());
             };
             let update = required("update", update.update).map_err(invalid)?;
+            synced |= matches!(update, Update::Synced(_));
             if !self.take(update)? {
-                return Err(Status::aborted(
-                    "a newer stream of this gateway took its place",
-                ));
+                return Err(replaced());
             }
             self.pool.announce();
+            // Taking it may itself have taken long.
+            heard = Instant::now();
         }
     }
 
@@ -220,6 +258,11 @@ impl Session {
                         pending.remove(&self.gateway, hash);
                     }
                 }
+                Update::Aged(aged) => {
+                    let aged = aged.transactions.iter().map(Aged::try_from);
+                    let aged: Vec<Aged> = aged.collect::<Result<_, _>>().map_err(invalid)?;
+                    pending.aged.told(&self.gateway, aged);
+                }
                 Update::Synced(_) => pending.synced(&self.gateway, self.stream),
             }
         }
@@ -239,6 +282,7 @@ impl Session {
                 round,
                 shard,
                 held: Vec::new(),
+                writes: Vec::new(),
                 reason: why.to_string(),
                 drop: false,
             })
@@ -265,6 +309,17 @@ impl Session {
             }
         });
     }
+}
+
+fn replaced() -> Status {
+    Status::aborted("a newer stream of this gateway took its place")
+}
+
+fn silent() -> Status {
+    let seconds = SYNC_SILENCE.as_secs();
+    Status::deadline_exceeded(format!(
+        "nothing came for {seconds} s (SYNC_SILENCE) before the set was complete"
+    ))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -22,7 +22,7 @@ pub async fn open(
         sleep(shared.stagger(parent.as_slice(), OPEN_SPREAD)).await;
         let mut pause = RETRY_MIN;
         loop {
-            let reservations = shared.aged().reservations(&shared.pool, next_round);
+            let reservations = shared.pool.reservations(parent, next_round).await;
             let answer = shared
                 .client
                 .open_build(Some(parent), &shared.name, wall_clock_ms(), &reservations)

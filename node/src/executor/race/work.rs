@@ -1,7 +1,9 @@
 //! One shard in the making: from the pending pool into a builder, on a thread that may block.
 
 use super::super::cache::CacheView;
-use super::super::limits::{FULL_SKIPS, PROBE_TRANSACTIONS, PROBE_TURNS, SELECT_SHARDS_OF_GAS};
+use super::super::limits::{
+    AGED_KEYS, FULL_SKIPS, PROBE_TRANSACTIONS, PROBE_TURNS, SELECT_SHARDS_OF_GAS,
+};
 use super::super::pool::{Refused, Select};
 use super::super::shared::Shared;
 use super::super::verify::probe;
@@ -204,7 +206,7 @@ impl Work {
     /// Leaves out what writes these keys, which other shards hold, and what depends on it.
     pub fn leave_out(&mut self, holders: &[LockHolder]) {
         self.held.extend(holders.iter().map(|h| (h.key, *h)));
-        // What each would have locked: for those that are refused too often.
+        // What each would have locked: to be reserved for those that are refused too often.
         let writes = self.builder.writes();
         let writes: HashMap<_, _> = self
             .builder
@@ -245,9 +247,10 @@ impl Work {
                 let keys = writes.get(&one.transaction.hash);
                 let keys = keys.map_or(std::slice::from_ref(&key), Vec::as_slice);
                 let held = keys.iter().filter_map(|key| self.held.get(key)).copied();
-                self.shared.aged().refused(&one.transaction, keys);
+                let writes = keys.iter().filter(|_| keys.len() <= AGED_KEYS);
                 refused.push(Refused {
                     held: held.collect(),
+                    writes: writes.copied().collect(),
                     transaction: one.transaction,
                     round: self.race.round.number,
                     shard: self.shard,
@@ -317,6 +320,7 @@ impl Pass {
             round,
             shard,
             held,
+            writes: Vec::new(),
             reason,
             drop,
         });

@@ -1,6 +1,9 @@
 //! Executors against a store in memory, over gRPC.
 
-mod cluster;
+mod aged;
+pub(super) mod cluster;
 mod feed;
 mod race;
+mod second;
+mod slow;
 mod view;

@@ -431,3 +431,29 @@ async fn transactions_that_found_no_room_come_again_once_there_is_some() {
     }
     assert!(connections > 0, "the stream went on");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_hangs_before_its_set_is_complete_holds_proposals_back_for_a_moment_only() {
+    let genesis = genesis(1, 10, 600_000);
+    let (store, _, executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    let mut hung = Gateway::connect("hung", &genesis, executors[0].addr()).await;
+    let tx = transfer(1, 0, 0xaa);
+    gateway.add(&[&tx], 0, 0).await;
+    gateway.synced().await;
+    included(&store, tx.hash).await;
+    let end = hung.replies.message().await.unwrap_err();
+    assert_eq!(end.code(), tonic::Code::DeadlineExceeded, "{end}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_a_newer_one_replaced_is_ended_without_another_word() {
+    let genesis = genesis(1, 10, 2_000);
+    let (_, _, executors) = cluster(&genesis, 1).await;
+    let mut old = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    old.synced().await;
+    let mut new = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    new.synced().await;
+    let end = old.replies.message().await.unwrap_err();
+    assert_eq!(end.code(), tonic::Code::Aborted, "{end}");
+}

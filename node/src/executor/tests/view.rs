@@ -1,9 +1,9 @@
 //! Properties of the views that executors read state through.
 
 use super::super::cache::{CacheView, StateCache};
-use super::cluster::{genesis, user};
-use crate::execution::StateView;
-use crate::store_client::{Options, StoreClient};
+use super::cluster::{genesis, transfer, user};
+use crate::execution::{StateView, Transaction};
+use crate::store_client::{Options, StoreClient, StoreError};
 use crate::testing::FakeStore;
 use alloy_primitives::U256;
 use std::sync::Arc;
@@ -45,4 +45,36 @@ async fn a_patient_view_reads_what_it_misses_and_a_quick_one_only_notes_it() {
     view.be_quick();
     view.slot(user(2).address(), U256::ZERO).unwrap_err();
     assert_eq!(reads(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_as_pruned_leaves_nothing_wrong_behind() {
+    let genesis = genesis(1, 600_000, 600_000);
+    let (store, address) = FakeStore::start(genesis.clone()).await;
+    let client = StoreClient::new(Options::new([address.to_string()])).unwrap();
+    let cache = Arc::new(StateCache::new(1 << 20));
+    let old = store.state().head;
+    cache.reset(old);
+    let payer = Arc::new({
+        let signed = transfer(1, 0, 0xaa);
+        Transaction::with_sender(signed.raw, signed.sender).unwrap()
+    });
+    let head = store.seal(&[vec![payer.clone()]]);
+    store.state().blocks.remove(&old);
+
+    let before = CacheView::new(cache.clone(), client.clone(), old, 0, None);
+    let refused = before.prefetch(std::slice::from_ref(&payer)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Pruned { .. })),
+        "{refused:?}"
+    );
+    before.account(payer.sender).unwrap_err();
+
+    cache.reset(head);
+    let after = CacheView::new(cache, client, head, 1, None);
+    after.prefetch(std::slice::from_ref(&payer)).await.unwrap();
+    let account = after.account(payer.sender).unwrap().unwrap();
+    assert_eq!(account.nonce, 1);
+    // The forgotten block is not answered by what is known of another.
+    before.account(payer.sender).unwrap_err();
 }

@@ -10,7 +10,7 @@ use super::limits::READ_AHEAD;
 use crate::store_client::{self, AcceptedShard, BlockId, ShardParts, StoreClient, StoreError};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::{Arc, Mutex, PoisonError};
-use troika_proto::{B256, Diff, U256};
+use troika_proto::{B256, Diff, Header, U256};
 
 /// Sealed blocks, from the cache or the store.
 pub struct Chain {
@@ -41,16 +41,32 @@ impl Chain {
     /// # Errors
     /// [`StoreError`] without an answer.
     pub async fn block(&self, id: BlockId) -> Result<Option<Arc<Block>>, StoreError> {
+        let found = self.block_where(id, |_| true).await?;
+        Ok(found.flatten())
+    }
+
+    /// The same, read whole only where its header is `wanted`: `Some(None)` where it is not.
+    ///
+    /// # Errors
+    /// [`StoreError`] without an answer.
+    pub async fn block_where(
+        &self,
+        id: BlockId,
+        wanted: impl Fn(&Header) -> bool,
+    ) -> Result<Option<Option<Arc<Block>>>, StoreError> {
         let cached = self.cache(|cache| match id {
             BlockId::Hash(hash) => cache.by_hash(hash),
             BlockId::Number(number) => cache.by_number(number),
         });
-        if cached.is_some() {
-            return Ok(cached);
+        if let Some(cached) = cached {
+            return Ok(Some(wanted(&cached.header).then_some(cached)));
         }
         let Some(found) = forgotten(self.client.block(id).await)?.flatten() else {
             return Ok(None);
         };
+        if !wanted(&found.header) {
+            return Ok(Some(None));
+        }
         let parts = ShardParts {
             transactions: true,
             receipts: true,
@@ -62,7 +78,7 @@ impl Chain {
         let canonical = found.canonical;
         let block = Arc::new(Block::assemble(found, bodies));
         self.cache(|cache| cache.insert(block.clone(), canonical));
-        Ok(Some(block))
+        Ok(Some(Some(block)))
     }
 
     /// A block that has just become the head, with its merged diff and fees. `None` where it is gone already.

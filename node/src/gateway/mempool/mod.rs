@@ -7,6 +7,7 @@
 //! What the pool must never know: shards, rounds other than as names of refusals, and the wire.
 
 mod queue;
+mod refusals;
 mod reject;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,10 @@ use super::limits::{
 };
 use alloy_primitives::{Address, B256, Bytes, U256};
 use queue::{Entry, Queue, Worth};
+use refusals::Refusals;
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use troika_proto::LockKey;
 use troika_store::mutant::{self, Mutant};
 
 /// A transaction as the pool sees it.
@@ -54,18 +58,6 @@ pub struct SenderState {
     pub nonce: u64,
     /// Wei.
     pub balance: U256,
-}
-
-/// How often a transaction was left out of a proposal.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Refusals {
-    /// By a lock that another shard held.
-    held: u32,
-    /// For another reason.
-    other: u32,
-    /// Newest round that counted: three executors of a shard report the same refusal.
-    round: u64,
-    aged: bool,
 }
 
 /// Bounds of a pool; [`Limits::default`] gives those of [`super::limits`].
@@ -138,15 +130,23 @@ impl Mempool {
         }
     }
 
-    /// Takes a transaction in. `state` is the sender's account at the head.
+    /// Takes a transaction in. `state` is the sender's account at the head: what is below its nonce leaves.
     ///
     /// # Errors
-    /// [`Reject`]; the pool is then as it was.
+    /// [`Reject`]; the pool is then as it was, but for that.
     pub fn add(&mut self, pooled: Pooled, state: SenderState) -> Result<(), Reject> {
         if self.by_hash.contains_key(&pooled.hash) {
             return Err(Reject::AlreadyKnown);
         }
         let sender = pooled.sender;
+        // Or what is taken now would wait for what is past.
+        if self
+            .queues
+            .get(&sender)
+            .is_some_and(|q| q.nonce < state.nonce)
+        {
+            self.sealed(sender, state.nonce, &HashSet::new());
+        }
         let queue = self.queues.get(&sender);
         let next = queue.map_or(state.nonce, |q| q.nonce.max(state.nonce));
         let found = pooled.nonce;
@@ -263,6 +263,13 @@ impl Mempool {
         AfterRefusal::Kept
     }
 
+    /// A refusal tells all that a pending transaction `writes`, or, without that, what of it was `held`.
+    pub fn learn_writes(&mut self, hash: B256, writes: &[LockKey], held: &[LockKey]) {
+        if let Some(entry) = self.entry_mut(hash) {
+            entry.refusals.learn(writes, held);
+        }
+    }
+
     /// A pending transaction can never be executed.
     pub fn invalid(&mut self, hash: B256, reason: &str) -> AfterRefusal {
         if !self.by_hash.contains_key(&hash) {
@@ -325,9 +332,7 @@ impl Mempool {
 
     /// A pending transaction.
     pub fn get(&self, hash: &B256) -> Option<&Pooled> {
-        let (sender, nonce) = self.by_hash.get(hash)?;
-        let entry = self.queues.get(sender)?.entries.get(nonce)?;
-        Some(&entry.pooled)
+        self.entry(hash).map(|entry| &entry.pooled)
     }
 
     /// Why a transaction was dropped, while that is remembered.
@@ -335,9 +340,12 @@ impl Mempool {
         self.dropped.get(hash)
     }
 
-    /// The transactions whose keys should be reserved, at most [`MAX_AGED`].
-    pub fn aged(&self) -> impl Iterator<Item = &Pooled> {
-        self.aged.iter().filter_map(|hash| self.get(hash))
+    /// The transactions whose keys should be reserved, at most [`MAX_AGED`], and those keys; the most refused first.
+    pub fn aged(&self) -> impl Iterator<Item = (&Pooled, &[LockKey])> {
+        let mut aged: Vec<&Entry> = self.aged.iter().filter_map(|h| self.entry(h)).collect();
+        aged.sort_by_key(|entry| Reverse(entry.refusals.held));
+        aged.into_iter()
+            .map(|entry| (&entry.pooled, entry.refusals.keys.as_slice()))
     }
 
     /// How many transactions are pending.
@@ -367,6 +375,11 @@ impl Mempool {
             let queue = self.queues.get(sender);
             queue.is_some_and(|q| q.entries.keys().next() == Some(nonce))
         })
+    }
+
+    fn entry(&self, hash: &B256) -> Option<&Entry> {
+        let (sender, nonce) = self.by_hash.get(hash)?;
+        self.queues.get(sender)?.entries.get(nonce)
     }
 
     fn entry_mut(&mut self, hash: B256) -> Option<&mut Entry> {

@@ -1,6 +1,7 @@
 //! One sender's transactions, by nonce.
 
-use super::{Pooled, Refusals};
+use super::Pooled;
+use super::refusals::Refusals;
 use std::collections::BTreeMap;
 
 /// A transaction in a queue.

@@ -271,6 +271,17 @@ fn waiting_for_an_earlier_transaction_is_no_refusal() {
     assert_eq!(pool.len(), 1);
 }
 
+#[test]
+fn nobody_waits_for_what_the_account_is_past() {
+    let mut pool = pool();
+    pool.add(pooled(1, 0, 10, 100), at(0)).unwrap();
+    // The seals between were missed: the account says more than the queue.
+    pool.add(pooled(1, 3, 10, 100), at(3)).unwrap();
+    assert_eq!(ready(&pool, 1), [3]);
+    let stale = pooled(1, 0, 10, 100).hash;
+    assert_eq!(pool.drop_reason(&stale), Some(&DropReason::Stale(0)));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Add(u8, u64, u128, usize),

@@ -49,13 +49,15 @@ pub fn stated(tx: &Transaction, rule: LockRule, history: &History) -> Estimate {
 /// By running each sender's transactions, in their order, on the parent's state, every sender for itself. A sender that
 /// lacks the funds is expected to be paid by the others first, and goes together with whoever pays it.
 ///
-/// Where the state cannot be read, what is [`stated`] must do: an estimate is no more than that.
+/// Where the state cannot be read, or `go_on` says between two transactions that there is no time, what is [`stated`] must
+/// do: an estimate is no more than that.
 pub fn simulated<V: StateView>(
     rules: &Rules,
     environment: &Environment,
     view: &V,
     transactions: &[Arc<Transaction>],
     history: &History,
+    go_on: impl Fn() -> bool,
 ) -> Vec<Estimate> {
     // A sender's queue is one shard's, but it may be longer than one round.
     let rules = Rules {
@@ -73,7 +75,7 @@ pub fn simulated<V: StateView>(
     for (sender, queue) in of_sender {
         let mut builder = Builder::new(rules.clone(), environment.clone(), view);
         let mut included = Vec::with_capacity(queue.len());
-        for i in &queue {
+        for i in queue.iter().take_while(|_| go_on()) {
             match builder.push(&transactions[*i]) {
                 Ok(Push::Included { gas, .. }) => {
                     estimates[*i].gas = gas;

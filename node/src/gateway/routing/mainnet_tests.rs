@@ -86,7 +86,14 @@ fn replay(block: &MainnetBlock, policy: Policy, rule: LockRule, cap_percent: u32
     };
     while !pending.is_empty() && measured.rounds < MAX_ROUNDS {
         let history = History::new();
-        let estimates = estimate::simulated(&rules, &block.environment, &view, &pending, &history);
+        let estimates = estimate::simulated(
+            &rules,
+            &block.environment,
+            &view,
+            &pending,
+            &history,
+            || true,
+        );
         let assigned = policy(&Pending {
             transactions: &estimates,
             shards: SHARDS,

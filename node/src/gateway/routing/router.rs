@@ -2,7 +2,7 @@
 
 use super::{DEFAULT_CAP_PERCENT, Estimate, Occupied, Pending, Policy};
 use alloy_primitives::Address;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use troika_proto::LockKey;
 
 /// A sender's place.
@@ -18,7 +18,7 @@ pub struct Placed {
 #[derive(Debug, Default)]
 struct Holding {
     gas: u64,
-    keys: Vec<LockKey>,
+    keys: HashSet<LockKey>,
 }
 
 /// The places of all senders with ready transactions.
@@ -144,8 +144,7 @@ impl Router {
         let holding = self.holdings.entry(estimate.sender).or_default();
         holding.gas = holding.gas.saturating_add(estimate.gas);
         for key in &estimate.writes {
-            if !holding.keys.contains(key) {
-                holding.keys.push(*key);
+            if holding.keys.insert(*key) {
                 *self.holders.entry(*key).or_default() += 1;
                 self.occupied.homes.entry(*key).or_insert(place.shard);
             }

@@ -3,7 +3,8 @@
 use super::error::{self, internal, invalid_params, no_block, server};
 use super::{Answer, method};
 use crate::execution::{
-    self, CallError, CallOutcome, GethDebugTracingOptions, GethTrace, Place, Rules,
+    self, CallError, CallOutcome, GethDebugTracingOptions, GethTrace, MAX_TRACE_BYTES, Place,
+    Rules, TraceBudget,
 };
 use crate::gateway::Gateway;
 use crate::gateway::chain::{Block, StoreView};
@@ -13,10 +14,12 @@ use alloy_primitives::{B256, U64, U256};
 use alloy_rpc_types_eth::TransactionRequest;
 use alloy_rpc_types_eth::state::StateOverride;
 use jsonrpsee::RpcModule;
-use jsonrpsee::types::Params;
+use jsonrpsee::types::{ErrorObjectOwned, Params};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use troika_proto::{Environment, Header};
 
 pub(super) fn register(module: &mut RpcModule<Gateway>) {
@@ -185,13 +188,14 @@ impl Gateway {
             });
             work.await.map_err(internal)
         };
-        let answer = tokio::time::timeout(CALL_TIMEOUT, running).await;
-        answer.unwrap_or_else(|_| {
-            Err(server(format!(
-                "execution timeout: {} s, with at most {MAX_CALLS} calls at one time",
-                CALL_TIMEOUT.as_secs()
-            )))
-        })
+        let answer = timeout(CALL_TIMEOUT, running).await;
+        answer.unwrap_or_else(|_| Err(no_time()))
+    }
+
+    /// Room for something that reads much, when there is some.
+    pub(super) async fn room(&self) -> Answer<OwnedSemaphorePermit> {
+        let room = timeout(CALL_TIMEOUT, self.calls.clone().acquire_owned()).await;
+        room.map_err(|_| no_time())?.map_err(internal)
     }
 
     async fn trace_transaction(
@@ -211,8 +215,9 @@ impl Gateway {
             let txs = &txs[first..=at];
             let place = place(&block, first);
             let traced = view.batched(TraceResult::is_unavailable, || {
-                let view = view.clone();
-                execution::trace(&rules, &environment, txs, at - first, place, &options, view)
+                let (view, budget) = (view.clone(), TraceBudget::new(Some(MAX_TRACE_BYTES)));
+                let options = (&options, &budget);
+                execution::trace(&rules, &environment, txs, at - first, place, options, view)
             });
             traced.map_err(trace_error)
         });
@@ -235,13 +240,17 @@ impl Gateway {
         let traced = self.bounded(move || {
             let txs = block.recovered(&cache).map_err(internal)?;
             let mut traces = Vec::with_capacity(txs.len());
+            let budget = TraceBudget::new(Some(MAX_TRACE_BYTES));
             for (shard, view) in block.shards.iter().zip(views) {
                 let first = shard.first_transaction;
                 let of_shard = &txs[first..first + shard.header.transaction_count as usize];
                 let place = place(&block, first);
+                let left = budget.get();
                 let traced = view.batched(TraceResult::is_unavailable, || {
-                    let view = view.clone();
-                    execution::trace_shard(&rules, &environment, of_shard, place, &options, view)
+                    // What an attempt has recorded that comes to nothing is gone.
+                    budget.set(left);
+                    let (view, options) = (view.clone(), (&options, &budget));
+                    execution::trace_shard(&rules, &environment, of_shard, place, options, view)
                 });
                 for (tx, trace) in of_shard.iter().zip(traced.map_err(trace_error)?) {
                     traces.push(json!({ "txHash": tx.hash, "result": trace }));
@@ -251,6 +260,13 @@ impl Gateway {
         });
         traced.await?
     }
+}
+
+fn no_time() -> ErrorObjectOwned {
+    server(format!(
+        "execution timeout: {} s (CALL_TIMEOUT), with at most {MAX_CALLS} calls at one time (MAX_CALLS)",
+        CALL_TIMEOUT.as_secs()
+    ))
 }
 
 /// Tells a trace that could not be read from one that there is none of.
@@ -271,10 +287,11 @@ fn place(block: &Block, first_index: usize) -> Place {
     }
 }
 
-fn trace_error(error: execution::TraceError) -> jsonrpsee::types::ErrorObjectOwned {
-    match error {
-        execution::TraceError::Options(_) => invalid_params(error.to_string()),
-        execution::TraceError::Unavailable(_) => internal(error),
+fn trace_error(fault: execution::TraceError) -> ErrorObjectOwned {
+    match fault {
+        execution::TraceError::Options(_) => invalid_params(fault.to_string()),
+        execution::TraceError::Unavailable(_) => internal(fault),
+        execution::TraceError::TooLarge => error::limit(fault.to_string()),
         other => server(other.to_string()),
     }
 }

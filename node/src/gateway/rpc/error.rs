@@ -12,6 +12,8 @@ use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, INVALID_PARAMS_CODE};
 const SERVER_ERROR: i32 = -32_000;
 /// A call was reverted; the data is what it returned.
 const REVERTED: i32 = 3;
+/// Geth's code for blocks that are no longer kept.
+const PRUNED: i32 = 4_444;
 /// EIP-1474: what was asked for exceeds a limit.
 const LIMIT_EXCEEDED: i32 = -32_005;
 
@@ -38,6 +40,12 @@ pub(super) fn internal(message: impl ToString) -> ErrorObjectOwned {
 /// No such block, or its state is no longer kept.
 pub(super) fn no_block() -> ErrorObjectOwned {
     server("header not found")
+}
+
+/// A block of the chain that is no longer kept.
+pub(super) fn pruned(number: u64) -> ErrorObjectOwned {
+    let message = format!("pruned history unavailable: block {number} is no longer kept");
+    ErrorObjectOwned::owned(PRUNED, message, None::<()>)
 }
 
 /// A call reverted. The reason is told where it is one that Solidity writes; other data is the caller's to decode.

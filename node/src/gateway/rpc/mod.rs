@@ -9,6 +9,7 @@
 mod calls;
 mod error;
 mod fees;
+mod filters;
 mod logs;
 mod reads;
 mod service;
@@ -16,6 +17,9 @@ pub mod shapes;
 mod subscribe;
 mod transactions;
 mod troika;
+mod txpool;
+
+pub use filters::Filters;
 
 use super::limits::{
     MAX_BATCH, MAX_CONNECTIONS, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, MAX_SUBSCRIPTIONS,
@@ -76,8 +80,10 @@ fn module(gateway: Arc<Gateway>) -> RpcModule<Gateway> {
     fees::register(&mut module);
     calls::register(&mut module);
     logs::register(&mut module);
+    filters::register(&mut module);
     subscribe::register(&mut module);
     troika::register(&mut module);
+    txpool::register(&mut module);
     module
 }
 

@@ -12,7 +12,6 @@ use alloy_eips::{BlockId, BlockNumberOrTag};
 use alloy_primitives::{B256, Bytes, U64};
 use alloy_rpc_types_eth::TransactionReceipt;
 use jsonrpsee::RpcModule;
-use serde_json::json;
 use std::sync::Arc;
 
 pub(super) fn register(module: &mut RpcModule<Gateway>) {
@@ -70,13 +69,6 @@ pub(super) fn register(module: &mut RpcModule<Gateway>) {
             gateway.transaction_at(number.into(), index(at)?).await
         },
     );
-    method(module, "txpool_status", |gateway, _| async move {
-        let counts = gateway.pool(|pool| pool.mempool().counts());
-        Ok(json!({
-            "pending": U64::from(counts.ready),
-            "queued": U64::from(counts.queued),
-        }))
-    });
 }
 
 impl Gateway {

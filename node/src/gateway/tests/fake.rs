@@ -20,6 +20,9 @@ pub(super) const SHARDS: u32 = 4;
 /// Emits one log with one topic and reverts with a reason where the call data says so: see `contract_code`.
 pub(super) const CONTRACT: Address = Address::repeat_byte(0xcc);
 
+/// Emits logs without topics for as long as there is gas.
+pub(super) const LOGGER: Address = Address::repeat_byte(0xdd);
+
 type Replies = mpsc::UnboundedSender<Result<v1::PendingReply, Status>>;
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -83,6 +86,16 @@ fn genesis(rich: &[Address]) -> Genesis {
         ..Default::default()
     };
     accounts.insert(CONTRACT, contract);
+    // JUMPDEST PUSH0 PUSH0 LOG0 GAS PUSH2 5000 LT PUSH0 JUMPI STOP
+    let code = Bytes::from_static(&[
+        0x5b, 0x5f, 0x5f, 0xa0, 0x5a, 0x61, 0x13, 0x88, 0x10, 0x5f, 0x57, 0x00,
+    ]);
+    let logger = GenesisAccount {
+        nonce: 1,
+        code,
+        ..Default::default()
+    };
+    accounts.insert(LOGGER, logger);
     Genesis { config, accounts }
 }
 
@@ -127,6 +140,16 @@ impl Fake {
         self.store.state().state_reads
     }
 
+    /// How often a shard was read from the store.
+    pub(super) fn shard_reads(&self) -> usize {
+        self.store.state().shard_reads
+    }
+
+    /// The store forgets a block.
+    pub(super) fn prune(&self, block: B256) {
+        self.store.state().blocks.remove(&block);
+    }
+
     /// The executor leaves a transaction out of shard 0, since `holder` holds its sender's account.
     pub(super) fn refuse(&self, tx: &Transaction, round: u64, holder: u32) {
         let key = LockKey::account(tx.sender);
@@ -140,8 +163,7 @@ impl Fake {
             round,
             shard: 0,
             held: vec![held],
-            reason: String::new(),
-            drop: false,
+            ..v1::PendingRefused::default()
         };
         let reply = v1::PendingReply {
             reply: Some(v1::pending_reply::Reply::Refused(refused)),

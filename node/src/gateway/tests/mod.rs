@@ -1,10 +1,13 @@
 //! The gateway over real sockets, on a fake store and a fake executor: JSON-RPC in, gRPC out.
 
 mod fake;
+mod filters;
+mod limits;
 mod pooling;
 mod rpc;
+mod schema;
 
-use super::{Config, Gateway, Handle, routing};
+use super::{Config, Gateway, Handle, pool, routing};
 use crate::execution::Transaction;
 use crate::store_client::{Options, StoreClient};
 use alloy_consensus::{SignableTransaction, TxEip1559};
@@ -12,7 +15,7 @@ use alloy_eips::eip2718::Encodable2718;
 use alloy_network::TxSignerSync;
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy_signer_local::PrivateKeySigner;
-use fake::{CHAIN_ID, Fake};
+use fake::{Addresses, CHAIN_ID, Fake};
 use jsonrpsee::core::client::{ClientT, Error};
 use jsonrpsee::http_client::HttpClient;
 use serde_json::Value;
@@ -52,8 +55,26 @@ fn sign(n: u8, mut tx: TxEip1559) -> Arc<Transaction> {
     Arc::new(Transaction::recover(raw.into()).expect("well signed"))
 }
 
+async fn gateway(name: &str, addresses: &Addresses) -> Handle {
+    let config = Config {
+        name: name.to_owned(),
+        store: StoreClient::new(Options::new([addresses.store.to_string()])).unwrap(),
+        executors: vec![addresses.executor.to_string()],
+        executor_tls: None,
+        rpc: "127.0.0.1:0".parse().unwrap(),
+        policy: routing::by_writes,
+    };
+    Gateway::start(config).await.unwrap()
+}
+
+fn client_of(gateway: &Handle) -> HttpClient {
+    let url = format!("http://{}", gateway.rpc_addr());
+    HttpClient::builder().build(url).unwrap()
+}
+
 struct Setup {
     fake: Fake,
+    addresses: Addresses,
     gateway: Handle,
     client: HttpClient,
     updates: mpsc::UnboundedReceiver<Update>,
@@ -63,24 +84,20 @@ impl Setup {
     async fn new() -> Self {
         let rich: Vec<Address> = (1..=8).map(sender).collect();
         let (fake, addresses, updates) = Fake::start(&rich).await;
-        let gateway = Gateway::start(Config {
-            name: "gateway-1".to_owned(),
-            store: StoreClient::new(Options::new([addresses.store.to_string()])).unwrap(),
-            executors: vec![addresses.executor.to_string()],
-            executor_tls: None,
-            rpc: "127.0.0.1:0".parse().unwrap(),
-            policy: routing::by_writes,
-        })
-        .await
-        .unwrap();
-        let url = format!("http://{}", gateway.rpc_addr());
-        let client = HttpClient::builder().build(url).unwrap();
+        let gateway = gateway("gateway-1", &addresses).await;
+        let client = client_of(&gateway);
         Self {
             fake,
+            addresses,
             gateway,
             client,
             updates,
         }
+    }
+
+    /// One more gateway of the same chain, which knows only what it reads.
+    async fn another(&self) -> Handle {
+        gateway("gateway-2", &self.addresses).await
     }
 
     async fn ask(&self, method: &str, params: Value) -> Value {

@@ -431,3 +431,40 @@ async fn a_batch_answers_each_request_in_its_place() {
     assert_eq!(setup.gateway.gateway().pending(), 20);
     setup.gateway.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_of_pruned_blocks_are_an_error_and_not_left_out() {
+    let setup = Setup::new().await;
+    let genesis = setup.gateway.gateway().head().hash;
+    setup.seal(&[vec![sign(1, call(0, b""))]]).await;
+    setup.fake.prune(genesis);
+    let all = json!([{"fromBlock": "0x0"}]);
+    let (code, message) = setup.refusal("eth_getLogs", all).await;
+    assert_eq!(code, 4_444, "{message}");
+    assert!(message.contains("block 0"), "{message}");
+    let kept = json!([{"fromBlock": "0x1"}]);
+    let logs = setup.ask("eth_getLogs", kept).await;
+    assert_eq!(logs.as_array().map(Vec::len), Some(1));
+    setup.gateway.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_read_for_logs_only_where_the_headers_bloom_says_so() {
+    let setup = Setup::new().await;
+    setup.seal(&[vec![sign(1, transfer(0))]]).await;
+    setup.seal(&[vec![sign(2, call(0, b""))]]).await;
+    // Another gateway has none of it in its cache.
+    let cold = setup.another().await;
+    let client = client_of(&cold);
+    let before = setup.fake.shard_reads();
+    let filter = json!({"fromBlock": "0x0", "address": CONTRACT});
+    let logs: Value = client.request("eth_getLogs", [filter]).await.unwrap();
+    assert_eq!(logs.as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        setup.fake.shard_reads() - before,
+        1,
+        "one shard of one block"
+    );
+    cold.shutdown().await;
+    setup.gateway.shutdown().await;
+}
