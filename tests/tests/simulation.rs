@@ -11,6 +11,26 @@ fn simulate(seed: u64, seconds: u64) -> Report {
     run(&plan, Trace::default())
 }
 
+/// Seeds that have failed, the simulated seconds of faults they run for here, and what they found. A seed that fails is
+/// added: what it found stays mended.
+const REGRESSIONS: [(u64, u64, &str); 3] = [
+    (
+        10,
+        20,
+        "the operator asked a member that waits for its group to add itself",
+    ),
+    (
+        6_020,
+        20,
+        "a founder that was wiped while the group formed kept it from forming",
+    ),
+    (
+        6_032,
+        20,
+        "a replacement under way took longer than the heal allows",
+    ),
+];
+
 fn all_hold(seeds: impl IntoIterator<Item = u64>) {
     for seed in seeds {
         let report = simulate(seed, 4);
@@ -30,6 +50,17 @@ fn what_is_promised_holds_under_the_faults_of_four_seeds() {
 #[test]
 fn what_is_promised_holds_under_the_faults_of_four_more() {
     all_hold(5..=8);
+}
+
+#[test]
+fn what_failing_seeds_have_found_stays_mended() {
+    for (seed, seconds, found) in REGRESSIONS {
+        let report = simulate(seed, seconds);
+        assert_eq!(
+            report.violation, None,
+            "seed {seed}, which once found that {found}: repeat it with troika-sim --seed {seed} --seconds {seconds} --trace"
+        );
+    }
 }
 
 #[test]
@@ -56,4 +87,16 @@ fn files_open_after_every_power_cut_and_hold_what_was_acknowledged() {
         seen.in_the_making > 0 && seen.installed > 0 && seen.promises > 0,
         "{seen:?}"
     );
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn bugs_of_the_logs_file_are_seen_without_a_cluster() {
+    use troika_store::mutant::Mutant;
+    use troika_tests::sim::mutants::under_power_cuts;
+    for mutant in [Mutant::TruncateForgotten, Mutant::PurgeMarkLost] {
+        let seen = under_power_cuts(mutant, 1);
+        println!("{}: {seen:?}", mutant.name());
+        assert!(seen.is_some(), "{}", mutant.name());
+    }
 }

@@ -42,14 +42,16 @@ struct Arguments {
     /// Says nothing of the seeds in which all held.
     #[arg(long)]
     quiet: bool,
-    /// Members; drawn from the seed where not given.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(3..=5))]
+    /// Members, 3 or 5; drawn from the seed where not given.
+    #[arg(long, value_parser = three_or_five)]
     members: Option<u64>,
     /// Simulated seconds of faults.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
 }
 
+/// The commit that this program was built from.
+const COMMIT: &str = env!("TROIKA_COMMIT");
 /// Events told on either side of the place where two runs part.
 const AROUND: usize = 12;
 
@@ -63,6 +65,14 @@ fn main() -> ExitCode {
         run_seeds(&arguments)
     };
     ExitCode::from(u8::from(!well))
+}
+
+fn three_or_five(text: &str) -> Result<u64, String> {
+    match text {
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("a group has 3 or 5 members".to_owned()),
+    }
 }
 
 impl Arguments {
@@ -177,7 +187,7 @@ fn in_two_processes(seed: u64, arguments: &Arguments) -> bool {
         match in_a_process(seed, arguments) {
             Ok(line) => told.push(line),
             Err(error) => {
-                println!("seed {seed}: no process of its own: {error}");
+                println!("seed {seed}: FAILED in a process of its own: {error}");
                 return false;
             }
         }
@@ -191,7 +201,8 @@ fn in_two_processes(seed: u64, arguments: &Arguments) -> bool {
     same
 }
 
-/// The last words about a seed: how much was checked, and the hash of the trace.
+/// The last words about a seed: how much was checked, and the hash of the trace. What such a process finds is an error
+/// here, in its own words.
 fn in_a_process(seed: u64, arguments: &Arguments) -> std::io::Result<String> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--seeds", "1", "--seed", &seed.to_string()]);
@@ -200,12 +211,21 @@ fn in_a_process(seed: u64, arguments: &Arguments) -> std::io::Result<String> {
         command.args(["--members", &members.to_string()]);
     }
     let output = command.stderr(Stdio::inherit()).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text
-        .lines()
-        .find_map(|line| line.split_once(&format!("seed {seed}: ")));
-    let line = line.map(|(_, told)| told.to_owned());
-    line.ok_or_else(|| std::io::Error::other(format!("it says {text:?}")))
+    let text = String::from_utf8_lossy(&output.stdout);
+    told_of(seed, output.status.success(), &text).map_err(std::io::Error::other)
+}
+
+/// What the process that said `text` told of a seed.
+fn told_of(seed: u64, well: bool, text: &str) -> Result<String, String> {
+    if !well {
+        return Err(format!("it says:\n{text}"));
+    }
+    let mut lines = text.lines();
+    let told = lines.find_map(|line| line.split_once(&format!("seed {seed}: ")));
+    match told {
+        Some((_, told)) => Ok(told.to_owned()),
+        None => Err(format!("no word of the seed; it says:\n{text}")),
+    }
 }
 
 fn hunt_mutants(name: &str, arguments: &Arguments) -> bool {
@@ -258,6 +278,11 @@ fn torture_files(seed: u64, cuts: u64) -> bool {
         }
         Err(what) => {
             println!("VIOLATION: {what}");
+            println!(
+                "found in commit {COMMIT}, profile {}, {}",
+                profile_name(),
+                profile()
+            );
             println!("repeat it: troika-sim --torture {cuts} --seed {seed}");
             false
         }
@@ -289,14 +314,31 @@ fn tell(report: &Report, arguments: &Arguments, elapsed: Duration, same: bool) {
             .unwrap_or_default();
         println!("VIOLATION in seed {seed}: {violation}");
         println!(
-            "repeat it: cargo run {}-p troika-tests --bin troika-sim -- --seed {seed} --seconds {}{members} --trace",
-            match (cfg!(debug_assertions), cfg!(feature = "mutants")) {
-                (true, true) => "--profile checked --features mutants ",
-                (true, false) => "--profile checked ",
-                _ => "--release ",
+            "found in commit {COMMIT}, profile {}, {}",
+            profile_name(),
+            profile()
+        );
+        println!(
+            "repeat it: cargo run --profile {} {}-p troika-tests --bin troika-sim -- --seed {seed} --seconds {}{members} --trace",
+            profile_name(),
+            match cfg!(feature = "mutants") {
+                true => "--features mutants ",
+                false => "",
             },
             arguments.seconds
         );
+    }
+}
+
+/// The cargo profile that this program was built in, by its folder: what a failure is to be repeated in.
+fn profile_name() -> String {
+    let program = std::env::current_exe().unwrap_or_default();
+    let folder = program.parent().and_then(|folder| folder.file_name());
+    match folder.map(|name| name.to_string_lossy()) {
+        // Cargo's folder for `dev`.
+        Some(name) if name == "debug" => "dev".to_owned(),
+        Some(name) => name.into_owned(),
+        None => "unknown".to_owned(),
     }
 }
 
@@ -311,4 +353,30 @@ fn profile() -> &'static str {
 fn fresh_seed() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(1, |now| now.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_that_two_processes_see_alike_is_no_equality() {
+        let text =
+            "[   1.0 s] seed 7: 20 s simulated, trace 00ff\nVIOLATION in seed 7: two winners\n";
+        assert_eq!(
+            told_of(7, true, text).unwrap(),
+            "20 s simulated, trace 00ff"
+        );
+        let failed = told_of(7, false, text).unwrap_err();
+        assert!(failed.contains("two winners"), "{failed}");
+        assert!(told_of(8, true, text).is_err());
+    }
+
+    #[test]
+    fn a_group_of_four_is_refused() {
+        let asked = |members| Arguments::try_parse_from(["troika-sim", "--members", members]);
+        assert_eq!(asked("3").unwrap().members, Some(3));
+        assert_eq!(asked("5").unwrap().members, Some(5));
+        assert!(asked("4").is_err());
+    }
 }

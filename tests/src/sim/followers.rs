@@ -89,7 +89,14 @@ impl Client {
             let what = format!("{who} tells of {after:?}, and then of progress up to {progress:?}");
             self.world.violate(what);
         }
-        // Without a filter nothing lies between the last event and the progress but what was forgotten.
+        // Without a filter nothing lies between the last event and the progress but, for one that has just begun, what was
+        // forgotten.
+        if *after != EventId::default() {
+            let seen = lock(&self.world.oracle).progressed(who, *after, progress);
+            if let Err(what) = seen {
+                return self.world.violate(what);
+            }
+        }
         *after = (*after).max(progress);
         self.note(7, after.revision, || {
             format!("follows {who} up to {after:?}")

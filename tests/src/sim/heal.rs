@@ -50,10 +50,14 @@ pub async fn check(
     equal(cluster).await?;
     for (id, handle) in cluster.running() {
         let (oracle, who) = (lock(&world.oracle), format!("member {id}"));
-        handle.read(|machine| {
+        let counted = handle.read(|machine| {
             oracle.remembers(&who, machine)?;
             oracle.money_is_conserved(&who, machine)
         })?;
+        world.count(match counted {
+            true => "money counted",
+            false => "money forgotten",
+        });
     }
     let oracle = lock(&world.oracle);
     oracle.locks_excluded()?;

@@ -9,7 +9,13 @@ use troika_store::mutant::{Mutant, Place};
 
 use super::plan::Plan;
 use super::run::run;
+#[cfg(feature = "mutants")]
+use super::torture::torture;
 use super::trace::Trace;
+
+/// Power cuts of the files alone that a bug of the log's file is hunted with first: it needs no cluster to be seen.
+#[cfg(feature = "mutants")]
+const CUTS: u64 = 2_000;
 
 /// How a bug was found, or not.
 #[derive(Clone, Debug)]
@@ -34,7 +40,22 @@ pub fn unseen(mutant: Mutant) -> Option<&'static str> {
     }
 }
 
-/// Plants a bug and runs seeds from `first` on until it is seen.
+/// True for bugs of the log's file alone: members recover from them, the file does not.
+#[cfg(feature = "mutants")]
+fn is_of_the_log_file(mutant: Mutant) -> bool {
+    matches!(mutant, Mutant::TruncateForgotten | Mutant::PurgeMarkLost)
+}
+
+/// What the files alone show of a bug, under power cuts.
+#[cfg(feature = "mutants")]
+pub fn under_power_cuts(mutant: Mutant, first: u64) -> Option<String> {
+    let before = troika_store::mutant::set(Some(mutant));
+    let seen = torture(first, CUTS);
+    troika_store::mutant::set(before);
+    seen.err()
+}
+
+/// Plants a bug and runs seeds from `first` on until it is seen; one of the log's file under power cuts first.
 pub fn hunt(mutant: Mutant, first: u64, seeds: u64, draw: impl Fn(u64) -> Plan) -> Hunt {
     let started = Instant::now();
     let mut hunt = Hunt {
@@ -43,6 +64,14 @@ pub fn hunt(mutant: Mutant, first: u64, seeds: u64, draw: impl Fn(u64) -> Plan) 
         took: Duration::ZERO,
         caught: None,
     };
+    #[cfg(feature = "mutants")]
+    if is_of_the_log_file(mutant)
+        && let Some(what) = under_power_cuts(mutant, first)
+    {
+        hunt.took = started.elapsed();
+        hunt.caught = Some((first, format!("the files alone: {what}")));
+        return hunt;
+    }
     for seed in first..first.saturating_add(seeds) {
         let report = run(&draw(seed).with_mutant(mutant), Trace::default());
         hunt.seeds += 1;

@@ -1,5 +1,6 @@
 //! Readers on every member: of the quorum's truth, of what a member has applied, and of the bodies of accepted shards.
 
+use tonic::{Code, Status};
 use troika_proto::{Address, B256, LockRule, Shard, ShardBody, ShardHeader, U256, v1};
 use troika_store::service;
 use troika_store::state::{Machine, Winner};
@@ -114,9 +115,16 @@ impl Client {
             ..Default::default()
         };
         let call = async move { service::state(member).shard(patient(request)).await };
-        // A member that is behind has not got it yet.
-        let Some(Ok(found)) = self.call(id, call).await else {
-            return;
+        let found = match self.call(id, call).await {
+            Some(Ok(found)) => found,
+            // It knows who won, and has nothing of it. (What is damaged it calls so.)
+            Some(Err(status)) if is_missing(&status) => {
+                let what = status.message();
+                self.world.violate(format!("member {id}: {what}"));
+                return;
+            }
+            // A member that is behind has not got it yet.
+            _ => return,
         };
         if let Err(what) = self.check_body((round, shard), found) {
             self.world
@@ -160,6 +168,10 @@ impl Client {
         let who = format!("member {id}");
         self.world.check(|oracle| seen.check(&who, account, oracle));
     }
+}
+
+fn is_missing(status: &Status) -> bool {
+    status.code() == Code::DataLoss && status.message().contains("is missing")
 }
 
 /// A head's number and hash, and an account's nonce and balance there.

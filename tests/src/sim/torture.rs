@@ -110,6 +110,8 @@ struct Promised {
     entries: BTreeMap<u64, Bytes>,
     /// Acknowledged vote; later ones may be there as well.
     vote: u64,
+    /// No entry is above this one: what was cut off stays so.
+    ceiling: u64,
     /// Purges that were asked for reach no further.
     purge_asked: u64,
     /// The state's version: acknowledged.
@@ -318,6 +320,7 @@ impl Tested {
                         .append(records.clone(), Box::new(done))
                         .await?;
                     next += count;
+                    self.promised.ceiling = self.promised.ceiling.max(next - 1);
                     if self.random.chance(700_000) {
                         let written = heard.await;
                         if !matches!(written, Ok(Ok(()))) {
@@ -327,6 +330,8 @@ impl Tested {
                             .into_iter()
                             .map(|record| (record.index, record.bytes));
                         self.promised.entries.extend(kept);
+                        // What was asked for before is done, what was cut off is gone.
+                        self.promised.ceiling = next - 1;
                     }
                 }
             }
@@ -369,6 +374,7 @@ impl Tested {
         if purged > self.promised.purge_asked {
             return Err(format!("purged up to {purged}, which nobody asked for"));
         }
+        self.look_at_ends(&directory, purged)?;
         self.seen.promises += self.promised.entries.len() as u64;
         if let (Some(first), Some(last)) = (
             self.promised.entries.keys().next().copied(),
@@ -392,6 +398,27 @@ impl Tested {
         drop(directory);
         settle().await;
         self.disk.kill();
+        Ok(())
+    }
+
+    /// The log begins after what is purged, and ends where it was last cut off or appended to.
+    fn look_at_ends(&mut self, directory: &Directory, purged: u64) -> Result<(), String> {
+        let recovered = &directory.recovered;
+        let last = recovered.last.as_ref().map_or(0, |record| record.index);
+        if last > self.promised.ceiling {
+            return Err(format!(
+                "entry {last} is there, and the log was cut off or ended at {}",
+                self.promised.ceiling
+            ));
+        }
+        let kept = last.saturating_sub(purged);
+        if recovered.entries != kept {
+            return Err(format!(
+                "{} entries are said to be there, purged up to {purged} and with the last at {last}: that makes {kept}",
+                recovered.entries
+            ));
+        }
+        self.promised.ceiling = last.max(purged);
         Ok(())
     }
 

@@ -1,7 +1,11 @@
 //! What must hold, checked as it is seen. Whoever sees something first fixes it for all that come after.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use std::sync::Arc;
 
@@ -38,6 +42,8 @@ pub struct Oracle {
     /// The event that follows an event.
     successors: BTreeMap<EventId, EventId>,
     accounts: BTreeMap<(B256, Address), Option<(u64, U256)>>,
+    /// Where followers were told that there is nothing more: after the first place, up to the second. None overlap.
+    skipped: BTreeMap<EventId, EventId>,
     blocks: BTreeMap<u64, B256>,
     /// Rounds below are forgotten.
     pruned: u64,
@@ -219,6 +225,12 @@ impl Oracle {
         if after.is_some_and(|after| after >= id) {
             return Err(format!("{who} was given event {id:?} after {after:?}"));
         }
+        let skipped = self.skipped.range(..id).next_back();
+        if let Some((from, to)) = skipped.filter(|(_, to)| **to >= id) {
+            return Err(format!(
+                "{who} gave event {id:?}, and a follower at {from:?} was told that nothing more came up to {to:?}"
+            ));
+        }
         agree(
             &mut self.events,
             "event",
@@ -240,6 +252,32 @@ impl Oracle {
         Ok(id)
     }
 
+    /// A follower that has seen everything up to `after` was told that nothing more came up to `upto`.
+    pub fn progressed(&mut self, who: &str, after: EventId, upto: EventId) -> Verdict {
+        if upto <= after {
+            return Ok(());
+        }
+        let between = (Bound::Excluded(after), Bound::Included(upto));
+        if let Some((id, _)) = self.events.range(between).next() {
+            return Err(format!(
+                "{who} told a follower at {after:?} that nothing more came up to {upto:?}, and there is event {id:?}"
+            ));
+        }
+        let (mut from, mut to) = (after, upto);
+        let before = self.skipped.range(..=from).next_back();
+        if let Some((start, end)) = before.filter(|(_, end)| **end >= from) {
+            (from, to) = (*start, to.max(*end));
+        }
+        // What begins within is swallowed.
+        while let Some((start, end)) = self.skipped.range(from..=to).next() {
+            let (start, end) = (*start, *end);
+            to = to.max(end);
+            self.skipped.remove(&start);
+        }
+        self.skipped.insert(from, to);
+        Ok(())
+    }
+
     /// Rounds below this one may be forgotten from now on.
     pub fn prunes(&mut self, below: u64) {
         self.pruned = self.pruned.max(below);
@@ -258,9 +296,10 @@ impl Oracle {
         }
         for (slot, winner) in &self.winners {
             let known = machine.winner_of(slot.0, slot.1);
-            if known.is_some_and(|known| known != *winner) {
+            let forgotten = known.is_none() && slot.0 < self.pruned;
+            if !forgotten && known.as_ref() != Some(winner) {
                 return Err(format!(
-                    "{who} has another winner of {slot:?} than {winner:?}"
+                    "{who} knows {known:?} of {slot:?}, and {winner:?} was seen"
                 ));
             }
         }
@@ -317,10 +356,11 @@ impl Oracle {
         Ok(())
     }
 
-    /// The state at the head is the genesis and every accepted diff of its chain, once each, and the fees.
-    pub fn money_is_conserved(&self, who: &str, machine: &Machine) -> Verdict {
+    /// The state at the head is the genesis and every accepted diff of its chain, once each, and the fees. False where that
+    /// cannot be counted any more, because the beginning is forgotten.
+    pub fn money_is_conserved(&self, who: &str, machine: &Machine) -> Result<bool, String> {
         let Some(chain) = machine.current_chain() else {
-            return Ok(());
+            return Ok(false);
         };
         let genesis = genesis(chain.config.shards, chain.config.seal_after_ms as u32);
         let mut accounts: BTreeMap<Address, (u64, U256)> = BTreeMap::new();
@@ -329,16 +369,28 @@ impl Oracle {
         }
         for number in 1..=chain.head.header.number {
             let Some((_, round)) = machine.canonical_block(number) else {
-                // Forgotten with its round: the sum cannot be made any more.
-                return Ok(());
+                // Forgotten with its round, and the sum with it.
+                return Ok(false);
             };
             for shard in 0..chain.config.shards {
-                let Some(winner) = self.winners.get(&(round, shard)) else {
-                    return Ok(());
+                // That nobody saw it is no reason to trust it.
+                let seen = self.winners.get(&(round, shard)).cloned();
+                let Some(winner) = seen.or_else(|| machine.winner_of(round, shard)) else {
+                    if machine.round(round).is_none() {
+                        // Forgotten, and the sum with it.
+                        return Ok(false);
+                    }
+                    return Err(format!(
+                        "{who}: block {number} of round {round} has no winner of shard {shard}"
+                    ));
                 };
-                let Some(made) = self.proposals.get(&winner.shard_hash) else {
+                if winner.executor.is_empty() {
+                    // Undecided when the round was sealed: empty.
                     continue;
-                };
+                }
+                let made = self.proposals.get(&winner.shard_hash).ok_or_else(|| {
+                    format!("{who}: nobody proposed the winner {winner:?} of ({round}, {shard})")
+                })?;
                 for (address, change) in &made.body.diff.accounts {
                     let account = accounts.entry(*address).or_default();
                     account.0 = change.nonce.unwrap_or(account.0);
@@ -363,7 +415,7 @@ impl Oracle {
                 ));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// One line about how much was checked.
@@ -376,137 +428,5 @@ impl Oracle {
             self.replies,
             self.blocks.len()
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::chain::{Payment, payer_key};
-    use super::*;
-
-    fn winner(byte: u8, revision: u64) -> Winner {
-        Winner {
-            shard_hash: B256::repeat_byte(byte),
-            executor: "a".into(),
-            revision,
-        }
-    }
-
-    fn paid_by(from: u32, shard: u32) -> Arc<Shard> {
-        let payment = Payment {
-            round: 1,
-            shard,
-            from,
-            to: from + 1,
-            slot: None,
-            executor: "a",
-            salt: 1,
-        };
-        payment.shard()
-    }
-
-    fn won(shard: &Shard, revision: u64) -> Winner {
-        Winner {
-            shard_hash: shard.hash,
-            executor: "a".into(),
-            revision,
-        }
-    }
-
-    #[test]
-    fn a_second_winner_is_seen() {
-        let mut oracle = Oracle::default();
-        oracle.winner("a", (1, 2), &winner(1, 5)).unwrap();
-        oracle.winner("b", (1, 2), &winner(1, 5)).unwrap();
-        oracle.winner("b", (1, 2), &winner(2, 5)).unwrap_err();
-    }
-
-    #[test]
-    fn two_states_at_one_index_are_seen() {
-        let mut oracle = Oracle::default();
-        oracle
-            .applied("a", 1, StateHash::from_bytes([1; 32]))
-            .unwrap();
-        oracle
-            .applied("b", 1, StateHash::from_bytes([1; 32]))
-            .unwrap();
-        oracle
-            .applied("b", 1, StateHash::from_bytes([2; 32]))
-            .unwrap_err();
-    }
-
-    #[test]
-    fn two_writers_of_one_key_are_seen() {
-        let mut oracle = Oracle::default();
-        let (first, second) = (paid_by(9, 0), paid_by(9, 1));
-        oracle.proposes(&first);
-        oracle.proposes(&second);
-        oracle.winner("a", (1, 0), &won(&first, 1)).unwrap();
-        oracle.winner("a", (2, 1), &won(&second, 2)).unwrap();
-        oracle.winner("a", (1, 1), &won(&second, 3)).unwrap_err();
-    }
-
-    #[test]
-    fn a_write_through_a_held_lock_is_seen() {
-        let made = paid_by(9, 1);
-        for (accepted_at, excluded) in [(3, true), (5, false)] {
-            let mut oracle = Oracle::default();
-            oracle.proposes(&made);
-            oracle.holds(1, 0, payer_key(9), 4);
-            oracle
-                .winner("a", (1, 1), &won(&made, accepted_at))
-                .unwrap();
-            assert_eq!(oracle.locks_excluded().is_ok(), excluded);
-        }
-    }
-
-    #[test]
-    fn a_conflict_with_nobody_is_seen() {
-        let made = paid_by(9, 1);
-        let mut oracle = Oracle::default();
-        oracle.proposes(&made);
-        oracle.acquires(1, 1, payer_key(8));
-        oracle.winner("a", (1, 1), &won(&made, 7)).unwrap();
-        // Before its acceptance it may have held what it had asked for; afterwards it holds what it writes.
-        for (key, revision, real) in [(9, 7, true), (8, 6, true), (8, 7, false), (7, 6, false)] {
-            let mut oracle = Oracle {
-                conflicts: BTreeSet::new(),
-                asked: oracle.asked.clone(),
-                proposals: oracle.proposals.clone(),
-                winners: oracle.winners.clone(),
-                ..Oracle::default()
-            };
-            oracle.conflicts(1, 1, payer_key(key), revision);
-            assert_eq!(
-                oracle.conflicts_were_real().is_ok(),
-                real,
-                "{key} {revision}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_gap_and_a_repeat_of_events_are_seen() {
-        let event = |revision| v1::Event {
-            id: Some(v1::EventId {
-                revision,
-                ordinal: 0,
-            }),
-            kind: None,
-        };
-        let mut oracle = Oracle::default();
-        let first = oracle.event("a", None, &event(1)).unwrap();
-        let second = oracle.event("a", Some(first), &event(2)).unwrap();
-        oracle.event("a", Some(second), &event(2)).unwrap_err();
-        oracle.event("b", Some(first), &event(3)).unwrap_err();
-    }
-
-    #[test]
-    fn a_read_of_the_past_is_seen() {
-        let mut oracle = Oracle::default();
-        oracle.replied(7);
-        let newest = oracle.newest();
-        oracle.read("a", newest, 6).unwrap_err();
-        oracle.read("a", newest, 7).unwrap();
     }
 }
