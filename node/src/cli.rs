@@ -290,6 +290,9 @@ pub struct VerifyArgs {
     /// Where JSON-RPC on the checked chain is served.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     pub rpc: SocketAddr,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsArgs,
     /// Stops after so many blocks were imported.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub blocks: Option<u64>,
@@ -313,6 +316,9 @@ pub struct ExportArgs {
     /// The last block. Default: the head.
     #[arg(long, value_name = "NUMBER")]
     pub last: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsArgs,
     /// The file to write.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,

@@ -3,9 +3,9 @@
 use crate::cli::{ExecutorArgs, GatewayArgs};
 use crate::executor::{Executor, ExecutorConfig};
 use crate::gateway::{self, Gateway};
-use crate::store_client::{Options, StoreClient, StoreError};
-use crate::tls::{Tls, url};
-use crate::verify;
+use crate::store_client::{StoreClient, StoreError};
+use crate::tls::{Tls, store_options, urls};
+use crate::verify::{self, peers};
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::net::SocketAddr;
@@ -30,6 +30,7 @@ pub async fn executor(args: ExecutorArgs) -> anyhow::Result<()> {
         .unwrap_or_else(|| format!("executor-{}", args.listen.port()));
     plant(&name).map_err(anyhow::Error::msg)?;
     let store = store_options(&args.store.store, tls.as_ref())?;
+    let peers = peers::at(&args.peers, tls.as_ref())?;
     let shards = (args.shards.first, args.shards.last);
     let mut config = ExecutorConfig::new(name, store, shards, args.listen);
     config.tls = tls.as_ref().map(Tls::server);
@@ -39,7 +40,7 @@ pub async fn executor(args: ExecutorArgs) -> anyhow::Result<()> {
     let executor = Executor::start(config).await?;
     tokio::select! {
         stopped = told_to_stop() => stopped?,
-        () = verify::follow_peers(&args.peers, &store, &executor), if !args.peers.is_empty() => {}
+        () = verify::follow_peers(&peers, &store, &executor), if !peers.is_empty() => {}
     }
     executor.shutdown().await;
     Ok(())
@@ -62,7 +63,7 @@ pub async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
     let config = gateway::Config {
         name,
         store,
-        executors: urls(&args.executors, tls.is_some())?,
+        executors: urls(&args.executors, tls.as_ref())?,
         executor_tls: tls.as_ref().map(Tls::client),
         rpc: args.rpc,
         policy: args.policy.policy(),
@@ -87,16 +88,6 @@ pub async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
     told_to_stop().await?;
     handle.shutdown().await;
     Ok(())
-}
-
-fn store_options(members: &[String], tls: Option<&Tls>) -> anyhow::Result<Options> {
-    let mut options = Options::new(urls(members, tls.is_some())?);
-    options.tls = tls.map(Tls::client);
-    Ok(options)
-}
-
-fn urls(addresses: &[String], tls: bool) -> anyhow::Result<Vec<String>> {
-    addresses.iter().map(|address| url(address, tls)).collect()
 }
 
 /// Plain text is for loopback, or for those who ask for it.

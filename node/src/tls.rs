@@ -1,6 +1,7 @@
 //! Certificates, as the command line names them: toward the store and the executors, and for whoever connects.
 
 use crate::cli::TlsArgs;
+use crate::store_client::Options;
 use anyhow::{Context, bail};
 use std::path::Path;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
@@ -61,6 +62,25 @@ pub fn url(address: &str, tls: bool) -> anyhow::Result<String> {
             bail!("{address} is not http: give --cacert, --cert and --key to speak TLS")
         }
     }
+}
+
+/// Addresses as URLs, see [`url`].
+///
+/// # Errors
+/// As [`url`].
+pub fn urls(addresses: &[String], tls: Option<&Tls>) -> anyhow::Result<Vec<String>> {
+    let urls = addresses.iter().map(|address| url(address, tls.is_some()));
+    urls.collect()
+}
+
+/// How to reach a store whose members serve clients at these addresses.
+///
+/// # Errors
+/// As [`url`].
+pub fn store_options(members: &[String], tls: Option<&Tls>) -> anyhow::Result<Options> {
+    let mut options = Options::new(urls(members, tls)?);
+    options.tls = tls.map(Tls::client);
+    Ok(options)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One block after the other through VERIFY rounds of a store.
 
 use super::assemble::{Assembler, ForeignBlock};
+use super::source::News;
 use crate::executor::ExecutorHandle;
 use crate::store_client::{
     Event, EventId, EventKind, Opened, RefusalCode, Round, RoundStatus, ShardFilter, StoreClient,
@@ -73,12 +74,15 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Takes an item; [`Self::next`] then has what is whole by it.
+    /// Takes what a source tells; [`Self::next`] then has what is whole by it.
     ///
     /// # Errors
     /// A source that sends what cannot be put together.
-    pub fn take(&mut self, feed: usize, item: v1::FeedItem) -> anyhow::Result<()> {
-        self.ready.extend(self.assembler.take(feed, item)?);
+    pub fn take(&mut self, news: News) -> anyhow::Result<()> {
+        self.ready.extend(match news {
+            News::Item(feed, item) => self.assembler.take(feed, *item)?,
+            News::Away(feed) => self.assembler.away(feed)?,
+        });
         Ok(())
     }
 
@@ -170,10 +174,8 @@ impl<'a> Checking<'a> {
     /// A store without an answer, or a round that does not end.
     pub async fn check(&mut self, block: &ForeignBlock) -> anyhow::Result<Verdict> {
         for executor in self.executors {
-            for (index, body) in &block.bodies {
-                if let Some(hash) = block.shard_hashes.get(*index as usize) {
-                    executor.offer(*hash, body.clone());
-                }
+            for body in block.bodies.values() {
+                executor.offer(body.clone());
             }
         }
         let opened = self

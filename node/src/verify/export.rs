@@ -2,7 +2,8 @@
 
 use super::file::BlocksWriter;
 use crate::cli::ExportArgs;
-use crate::store_client::{Block, BlockId, Options, ShardParts, StoreClient};
+use crate::store_client::{Block, BlockId, ShardParts, StoreClient};
+use crate::tls::{Tls, store_options};
 use anyhow::{Context, bail};
 use troika_proto::wire::hash_bytes;
 use troika_proto::{B256, v1};
@@ -11,9 +12,10 @@ use v1::feed_item::Item;
 /// Writes the file.
 ///
 /// # Errors
-/// A store that does not answer, a block that is no longer kept, a file that cannot be written.
+/// Certificates that cannot be used, a store that does not answer, a block that is no longer kept, a file that cannot be written.
 pub async fn run(args: &ExportArgs) -> anyhow::Result<()> {
-    let store = StoreClient::new(Options::new(args.store.store.clone()))?;
+    let tls = Tls::read(&args.tls)?;
+    let store = StoreClient::new(store_options(&args.store.store, tls.as_ref())?)?;
     let head = store.head().await?;
     let newest = head.header.number;
     let last = args.last.unwrap_or(newest);
@@ -76,6 +78,8 @@ async fn items(store: &StoreClient, block: &Block) -> anyhow::Result<Vec<v1::Fee
         };
         items.push(item(Item::Shard(v1::FeedShard {
             index,
+            // Binds the transactions to the shard's hash.
+            header: Some((&shard.header).into()),
             body: Some(body),
             ..v1::FeedShard::default()
         })));

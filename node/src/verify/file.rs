@@ -2,7 +2,7 @@
 //!
 //! Gzip of: the line `troika blocks 1`, then protobuf messages, each behind its length as a varint. The first is a
 //! `troika.v1.FeedInfo` that names the chain; the others are `troika.v1.FeedItem`s as a feed sends them: of each block its
-//! shards that are not empty (their transactions are all that is needed), then the block itself, in the order of numbers.
+//! shards that are not empty (their headers and transactions are all that is needed), then the block itself, in the order of numbers.
 //! A file is material to be checked, and holds nothing that is believed.
 
 use anyhow::{Context, bail};

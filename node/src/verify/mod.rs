@@ -8,6 +8,7 @@ pub mod assemble;
 pub mod checking;
 pub mod export;
 pub mod file;
+pub mod peers;
 pub mod source;
 
 use crate::cli::{PolicyName, VerifyArgs};
@@ -15,10 +16,12 @@ use crate::dev::cluster::{Cluster, Plan};
 use crate::dev::genesis as dev_genesis;
 use crate::dev::ports::{free_ports, loopback};
 use crate::executor::{Executor, ExecutorConfig, ExecutorHandle};
-use crate::store_client::{InitOutcome, Options, StoreClient};
+use crate::store_client::{InitOutcome, StoreClient};
+use crate::tls::{Tls, store_options};
 use anyhow::{Context, bail};
 use assemble::{Assembler, ForeignBlock};
 use checking::{Checking, Stream, Verdict};
+use peers::Peer;
 use serde_json::json;
 use source::{Chain, Items};
 use std::convert::Infallible;
@@ -47,8 +50,9 @@ struct Counts {
 /// # Errors
 /// A source or a store that fails, a block that cannot be checked.
 pub async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
-    let (chain, mut items) = open(&args).await?;
-    let site = Site::start(&args, &chain).await?;
+    let tls = Tls::read(&args.tls)?;
+    let (chain, mut items) = open(&args, tls.as_ref()).await?;
+    let site = Site::start(&args, tls.as_ref(), &chain).await?;
     let result = tokio::select! {
         result = check_all(&args, &chain, &mut items, &site) => result,
         _ = tokio::signal::ctrl_c() => Ok(true),
@@ -57,14 +61,15 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<bool> {
     result
 }
 
-async fn open(args: &VerifyArgs) -> anyhow::Result<(Chain, Items)> {
+async fn open(args: &VerifyArgs, tls: Option<&Tls>) -> anyhow::Result<(Chain, Items)> {
     if let Some(file) = &args.file {
         return source::file(file).await;
     }
+    let peers = peers::at(&args.from, tls)?;
     let all = (0, u32::MAX);
-    let chain = source::chain_of(&args.from, args.patience, all).await?;
+    let (chain, reached) = peers::chain_of(&peers, args.patience, all).await?;
     let (first, last_shard) = (chain.first_round, chain.config.shards - 1);
-    let items = source::feeds(&args.from, (0, last_shard), first, args.patience);
+    let items = source::feeds(reached, (0, last_shard), first, args.patience);
     Ok((chain, items))
 }
 
@@ -77,9 +82,9 @@ enum Site {
 }
 
 impl Site {
-    async fn start(args: &VerifyArgs, chain: &Chain) -> anyhow::Result<Self> {
+    async fn start(args: &VerifyArgs, tls: Option<&Tls>, chain: &Chain) -> anyhow::Result<Self> {
         if !args.store.is_empty() {
-            return Self::at(args, chain).await;
+            return Self::at(args, tls, chain).await;
         }
         let plan = Plan {
             genesis: genesis_of(args, chain)?,
@@ -98,8 +103,8 @@ impl Site {
         Ok(Self::Own(Box::new(cluster)))
     }
 
-    async fn at(args: &VerifyArgs, chain: &Chain) -> anyhow::Result<Self> {
-        let options = Options::new(args.store.clone());
+    async fn at(args: &VerifyArgs, tls: Option<&Tls>, chain: &Chain) -> anyhow::Result<Self> {
+        let options = store_options(&args.store, tls)?;
         let store = StoreClient::new(options.clone())?;
         let found = match store.head().await {
             Ok(head) => head.genesis_hash,
@@ -190,16 +195,16 @@ async fn check_all(
     site: &Site,
 ) -> anyhow::Result<bool> {
     let all = (0, chain.config.shards - 1);
-    let assembler = Assembler::new(items.feeds, chain.first_round, all);
+    let assembler = Assembler::new(items.feeds(), chain.first_round, all);
     let checking = Checking::new(site.store(), site.executors(), "verify").await?;
     let mut blocks = Stream::new(assembler, checking);
     let mut counts = Counts::default();
     let started = Instant::now();
     let good = 'source: loop {
-        let Some((feed, item)) = items.next().await? else {
+        let Some(news) = items.next().await? else {
             break true;
         };
-        blocks.take(feed, item)?;
+        blocks.take(news)?;
         while let Some((block, verdict)) = blocks.next().await? {
             report(args, &block, &verdict)?;
             if !counts.add(&block, &verdict) {
@@ -224,10 +229,11 @@ async fn check_all(
 
 /// Lets an executor follow peers of other clusters for ever: it takes the transactions of its shards from their feeds and
 /// opens a round for each of their blocks, as every executor that follows them does; the store makes one of it.
-pub async fn follow_peers(peers: &[String], store: &StoreClient, executor: &ExecutorHandle) {
+pub async fn follow_peers(peers: &[Peer], store: &StoreClient, executor: &ExecutorHandle) {
     let mut pause = PEER_PAUSE_MIN;
     loop {
         let Err(ended) = follow_once(peers, store, executor).await;
+        let peers: Vec<String> = peers.iter().map(Peer::to_string).collect();
         tracing::warn!(
             ?peers,
             error = format!("{ended:#}"),
@@ -239,11 +245,11 @@ pub async fn follow_peers(peers: &[String], store: &StoreClient, executor: &Exec
 }
 
 async fn follow_once(
-    peers: &[String],
+    peers: &[Peer],
     store: &StoreClient,
     executor: &ExecutorHandle,
 ) -> anyhow::Result<Infallible> {
-    let chain = source::chain_of(peers, PEER_PATIENCE, executor.shards()).await?;
+    let (chain, reached) = peers::chain_of(peers, PEER_PATIENCE, executor.shards()).await?;
     let genesis_hash = store.head().await?.genesis_hash;
     if genesis_hash != chain.genesis_hash {
         bail!(
@@ -253,15 +259,14 @@ async fn follow_once(
     }
     let last = executor.shards().1.min(chain.config.shards - 1);
     let range = (executor.shards().0, last);
-    let mut items = source::feeds(peers, range, chain.first_round, PEER_PATIENCE);
-    let assembler = Assembler::new(items.feeds, chain.first_round, range);
+    let mut items = source::feeds(reached, range, chain.first_round, PEER_PATIENCE);
+    let assembler = Assembler::new(items.feeds(), chain.first_round, range);
     let executors = std::slice::from_ref(executor);
     let checking = Checking::new(store, executors, executor.name()).await?;
     let mut blocks = Stream::new(assembler, checking);
     loop {
-        let item = items.next().await?;
-        let (feed, item) = item.context("the peers' feeds ended")?;
-        blocks.take(feed, item)?;
+        let news = items.next().await?;
+        blocks.take(news.context("the peers' feeds ended")?)?;
         while let Some((block, verdict)) = blocks.next().await? {
             let (number, hash) = (block.header.number, block.hash);
             match verdict {

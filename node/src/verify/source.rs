@@ -1,27 +1,25 @@
 //! Where blocks to be checked come from: the feeds of another cluster, or a file.
+//!
+//! A feed that is away is sought on for ever, and missed only where no other one has its shards.
 
 use super::file::BlocksReader;
+use super::peers::{CONNECT_TIMEOUT, Peer, RETRY_PAUSE, Reached, connect, uncovered};
 use anyhow::{Context, bail};
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
-use troika_proto::limits::MAX_MESSAGE_BYTES;
 use troika_proto::wire::{hash, required};
 use troika_proto::{B256, ChainConfig, v1};
-use v1::feed_client::FeedClient;
 use v1::feed_item::Item;
 
 /// Items that wait to be put together, of all feeds.
 const WAITING_ITEMS: usize = 64;
-/// Longest that a connection may take to come up, and a call to be answered.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest silence of a feed before it is sought again; a feed gives a sign of life at least every few seconds.
 const SILENCE: Duration = Duration::from_secs(15);
-/// Pause before a feed is sought again.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// Pause before a feed that counts as away is sought again.
+const AWAY_PAUSE: Duration = Duration::from_secs(5);
 
 /// The chain that a source is of.
 #[derive(Clone, Debug)]
@@ -35,7 +33,11 @@ pub struct Chain {
 }
 
 impl Chain {
-    fn of(info: &v1::FeedInfo) -> anyhow::Result<Self> {
+    /// As a feed or a file tells it.
+    ///
+    /// # Errors
+    /// A config that is none.
+    pub(super) fn of(info: &v1::FeedInfo) -> anyhow::Result<Self> {
         let config = required("config", info.config.as_ref())?;
         Ok(Self {
             genesis_hash: hash("genesis_hash", &info.genesis_hash)?,
@@ -45,23 +47,66 @@ impl Chain {
     }
 }
 
-/// An item and which of the feeds it is from. A file is feed 0.
-pub type Sent = (usize, v1::FeedItem);
+/// What a source tells.
+#[derive(Debug)]
+pub enum News {
+    /// An item, and which of the feeds it is from. A file is feed 0.
+    Item(usize, Box<v1::FeedItem>),
+    /// This feed is away; the others have its shards.
+    Away(usize),
+}
 
-/// Items as they come, until the source ends or fails.
+/// What the task of a feed sends.
+enum Sent {
+    Item(usize, Box<v1::FeedItem>),
+    /// It is away, for this reason.
+    Away(usize, String),
+    /// Nothing more can come.
+    Failed(anyhow::Error),
+}
+
+/// News as they come, until the source ends or fails.
 pub struct Items {
-    /// How many feeds there are.
-    pub feeds: usize,
-    received: mpsc::Receiver<anyhow::Result<Sent>>,
+    feeds: Vec<Feed>,
+    /// First and last shard that are wanted.
+    wanted: (u32, u32),
+    received: mpsc::Receiver<Sent>,
+}
+
+struct Feed {
+    shards: (u32, u32),
+    away: bool,
 }
 
 impl Items {
-    /// The next item; `None` at the end of a file.
+    /// How many feeds there are.
+    pub fn feeds(&self) -> usize {
+        self.feeds.len()
+    }
+
+    /// What comes next; `None` at the end of a file.
     ///
     /// # Errors
-    /// A feed that stayed away or that refuses, a file that is damaged.
-    pub async fn next(&mut self) -> anyhow::Result<Option<Sent>> {
-        self.received.recv().await.transpose()
+    /// Feeds of which so many stay away or refuse that a shard is missing, a file that is damaged.
+    pub async fn next(&mut self) -> anyhow::Result<Option<News>> {
+        match self.received.recv().await {
+            None => Ok(None),
+            Some(Sent::Failed(error)) => Err(error),
+            Some(Sent::Item(feed, item)) => {
+                self.feeds[feed].away = false;
+                Ok(Some(News::Item(feed, item)))
+            }
+            Some(Sent::Away(feed, reason)) => {
+                self.feeds[feed].away = true;
+                let present = self.feeds.iter().filter(|feed| !feed.away);
+                let mut ranges: Vec<_> = present.map(|feed| feed.shards).collect();
+                if let Some(shard) = uncovered(self.wanted, &mut ranges) {
+                    bail!("{reason}; no other feed has shard {shard}");
+                }
+                tracing::warn!(reason, "going on without a feed");
+                Ok(Some(News::Away(feed)))
+            }
+        }
     }
 }
 
@@ -76,109 +121,58 @@ pub async fn file(path: &Path) -> anyhow::Result<(Chain, Items)> {
     let (items, received) = mpsc::channel(WAITING_ITEMS);
     tokio::task::spawn_blocking(move || {
         loop {
-            let item = reader.item().map(|item| item.map(|item| (0, item)));
-            let over = !matches!(item, Ok(Some(_)));
-            let Some(item) = item.transpose() else { return };
-            if items.blocking_send(item).is_err() || over {
+            let (sent, over) = match reader.item() {
+                Ok(Some(item)) => (Sent::Item(0, Box::new(item)), false),
+                Ok(None) => return,
+                Err(error) => (Sent::Failed(error), true),
+            };
+            if items.blocking_send(sent).is_err() || over {
                 return;
             }
         }
     });
-    Ok((Chain::of(&info)?, Items { feeds: 1, received }))
+    let chain = Chain::of(&info)?;
+    let wanted = (0, chain.config.shards - 1);
+    let items = Items {
+        feeds: vec![Feed {
+            shards: wanted,
+            away: false,
+        }],
+        wanted,
+        received,
+    };
+    Ok((chain, items))
 }
 
-/// What the feeds say of their chain; all the same, and together they have the `wanted` shards (first and last, cut to
-/// what the chain has).
-///
-/// # Errors
-/// A feed that cannot be reached, another chain, or a shard that nobody has.
-pub async fn chain_of(
-    feeds: &[String],
-    patience: Duration,
+/// Subscribes to the feeds for these shards (first and last), from a round on; seeks each again when it goes away. One that
+/// stays away for `patience` counts as such, and is sought on.
+pub fn feeds(
+    peers: Vec<Reached>,
     wanted: (u32, u32),
-) -> anyhow::Result<Chain> {
-    let mut found: Option<Chain> = None;
-    let mut ranges = Vec::new();
-    for url in feeds {
-        let info = info(url, patience).await?;
-        let chain = Chain::of(&info).with_context(|| url.clone())?;
-        ranges.push((info.first_shard, info.last_shard));
-        found = Some(match found {
-            None => chain,
-            Some(known) if known.genesis_hash != chain.genesis_hash => bail!(
-                "{url} is of another chain: its genesis is {}, the first feed's {}",
-                chain.genesis_hash,
-                known.genesis_hash
-            ),
-            Some(known) => Chain {
-                first_round: known.first_round.max(chain.first_round),
-                ..known
-            },
-        });
-    }
-    let chain = found.context("no feed is given")?;
-    let last = wanted.1.min(chain.config.shards - 1);
-    if let Some(shard) = uncovered((wanted.0, last), &mut ranges) {
-        bail!("no feed of those has shard {shard}: name more of that cluster's executors");
-    }
-    Ok(chain)
-}
-
-/// The first of the wanted shards that no range has.
-fn uncovered(wanted: (u32, u32), ranges: &mut [(u32, u32)]) -> Option<u32> {
-    ranges.sort_unstable();
-    let mut next = wanted.0;
-    for (first, last) in ranges {
-        if *first > next {
-            break;
-        }
-        next = next.max(last.saturating_add(1));
-    }
-    (next <= wanted.1).then_some(next)
-}
-
-async fn info(url: &str, patience: Duration) -> anyhow::Result<v1::FeedInfo> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let asked = async {
-            let mut client = connect(url).await?;
-            let info = timeout(CONNECT_TIMEOUT, client.info(v1::FeedInfoRequest {})).await;
-            anyhow::Ok(info.context("no answer")??.into_inner())
-        };
-        match asked.await {
-            Ok(info) => return Ok(info),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("{url} does not answer"));
-            }
-            Err(_) => sleep(RETRY_PAUSE).await,
-        }
-    }
-}
-
-async fn connect(url: &str) -> anyhow::Result<FeedClient<Channel>> {
-    let endpoint = Endpoint::from_shared(crate::tls::url(url, false)?)
-        .with_context(|| format!("{url} is not an address"))?
-        .connect_timeout(CONNECT_TIMEOUT);
-    let channel = endpoint.connect().await?;
-    Ok(FeedClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
-}
-
-/// Subscribes to the feeds for these shards (first and last), from a round on; seeks each again when it goes away, for as long as `patience` lasts.
-pub fn feeds(urls: &[String], shards: (u32, u32), from_round: u64, patience: Duration) -> Items {
+    from_round: u64,
+    patience: Duration,
+) -> Items {
     let (items, received) = mpsc::channel(WAITING_ITEMS);
-    for (feed, url) in urls.iter().enumerate() {
+    let mut feeds = Vec::with_capacity(peers.len());
+    for (feed, reached) in peers.into_iter().enumerate() {
+        feeds.push(Feed {
+            shards: reached.shards,
+            away: false,
+        });
         let following = Following {
             feed,
-            url: url.clone(),
-            shards,
+            peer: reached.peer,
+            shards: wanted,
             next: from_round,
             patience,
+            away: false,
             items: items.clone(),
         };
         tokio::spawn(following.run());
     }
     Items {
-        feeds: urls.len(),
+        feeds,
+        wanted,
         received,
     }
 }
@@ -186,13 +180,15 @@ pub fn feeds(urls: &[String], shards: (u32, u32), from_round: u64, patience: Dur
 /// One feed over any number of connections.
 struct Following {
     feed: usize,
-    url: String,
+    peer: Peer,
     /// First and last that are asked for.
     shards: (u32, u32),
     /// The first round that has not come whole.
     next: u64,
     patience: Duration,
-    items: mpsc::Sender<anyhow::Result<Sent>>,
+    /// Whether that has been told.
+    away: bool,
+    items: mpsc::Sender<Sent>,
 }
 
 /// Why a connection ended.
@@ -209,23 +205,39 @@ impl Following {
     async fn run(mut self) {
         let mut last_seen = Instant::now();
         loop {
-            let lost = match self.connection(&mut last_seen).await {
+            let (lost, for_good) = match self.connection(&mut last_seen).await {
                 Ended::Done => return,
-                Ended::Lost(reason) if last_seen.elapsed() <= self.patience => reason,
-                Ended::Lost(reason) | Ended::Refused(reason) => {
-                    let error = anyhow::anyhow!("{}: {reason}", self.url);
-                    // Nobody may be left to hear it.
-                    self.items.send(Err(error)).await.ok();
+                Ended::Lost(reason) => (reason, false),
+                Ended::Refused(reason) => (reason, true),
+            };
+            let away = for_good || last_seen.elapsed() > self.patience;
+            if away && !self.away {
+                self.away = true;
+                let reason = format!("{}: {lost}", self.peer);
+                if self
+                    .items
+                    .send(Sent::Away(self.feed, reason))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
-            };
-            tracing::info!(feed = %self.url, %lost, "the feed went away, seeking it again");
-            sleep(RETRY_PAUSE).await;
+            }
+            if for_good {
+                return;
+            }
+            tracing::info!(feed = %self.peer, %lost, "the feed went away, seeking it again");
+            let pause = if self.away { AWAY_PAUSE } else { RETRY_PAUSE };
+            tokio::select! {
+                // Nobody wants it any more.
+                () = self.items.closed() => return,
+                () = sleep(pause) => {}
+            }
         }
     }
 
     async fn connection(&mut self, last_seen: &mut Instant) -> Ended {
-        let mut client = match connect(&self.url).await {
+        let mut client = match connect(&self.peer).await {
             Ok(client) => client,
             Err(error) => return Ended::Lost(format!("cannot be reached: {error:#}")),
         };
@@ -235,9 +247,10 @@ impl Following {
             from_round: self.next,
             peer: "verify".into(),
         };
-        let mut feed = match client.subscribe(request).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => return lost_or_refused(&status),
+        let mut feed = match timeout(CONNECT_TIMEOUT, client.subscribe(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return lost_or_refused(&status),
+            Err(_) => return Ended::Lost("does not answer".into()),
         };
         loop {
             let item = match timeout(SILENCE, feed.message()).await {
@@ -247,10 +260,12 @@ impl Following {
                 Err(_) => return Ended::Lost(format!("was silent for {SILENCE:?}")),
             };
             *last_seen = Instant::now();
+            self.away = false;
             if let Some(Item::CaughtUp(round)) = item.item {
-                self.next = self.next.max(round + 1);
+                self.next = self.next.max(round.saturating_add(1));
             }
-            if self.items.send(Ok((self.feed, item))).await.is_err() {
+            let sent = Sent::Item(self.feed, Box::new(item));
+            if self.items.send(sent).await.is_err() {
                 return Ended::Done;
             }
         }
@@ -273,21 +288,60 @@ fn lost_or_refused(status: &tonic::Status) -> Ended {
 
 #[cfg(test)]
 mod tests {
+    use super::super::peers::at;
     use super::*;
 
-    #[test]
-    fn a_shard_that_no_feed_has_is_found() {
-        for (wanted, ranges, expected) in [
-            ((0, 3), vec![(0, 3)], None),
-            ((0, 3), vec![(2, 9), (0, 1)], None),
-            ((0, 3), vec![(0, 1), (3, 3)], Some(2)),
-            ((0, 3), vec![(1, 3)], Some(0)),
-            ((0, 3), vec![(0, 2), (0, 1)], Some(3)),
-            ((2, 3), vec![(0, 1), (2, 5)], None),
-            ((2, 3), vec![(3, 3)], Some(2)),
-        ] {
-            let found = uncovered(wanted, &mut ranges.clone());
-            assert_eq!(found, expected, "{ranges:?}");
-        }
+    /// A peer where nobody listens.
+    fn nobody() -> Peer {
+        let mut peers = at(&["127.0.0.1:1".to_owned()], None).expect("an address");
+        peers.remove(0)
+    }
+
+    fn items(shards: &[(u32, u32)]) -> (mpsc::Sender<Sent>, Items) {
+        let (sender, received) = mpsc::channel(WAITING_ITEMS);
+        let feed = |shards: &(u32, u32)| Feed {
+            shards: *shards,
+            away: false,
+        };
+        let items = Items {
+            feeds: shards.iter().map(feed).collect(),
+            wanted: (0, 3),
+            received,
+        };
+        (sender, items)
+    }
+
+    #[tokio::test]
+    async fn a_feed_is_missed_only_where_no_other_one_has_its_shards() {
+        let (sender, mut items) = items(&[(0, 3), (0, 1), (2, 3)]);
+        let away = async |feed: usize| sender.send(Sent::Away(feed, "gone".into())).await.unwrap();
+        away(1).await;
+        assert!(matches!(items.next().await, Ok(Some(News::Away(1)))));
+        // It is back, and another one goes.
+        let item = Box::new(v1::FeedItem::default());
+        sender.send(Sent::Item(1, item)).await.unwrap();
+        assert!(matches!(items.next().await, Ok(Some(News::Item(1, _)))));
+        away(0).await;
+        assert!(matches!(items.next().await, Ok(Some(News::Away(0)))));
+        away(2).await;
+        let missed = items.next().await.unwrap_err().to_string();
+        assert!(
+            missed.contains("gone") && missed.contains("shard 2"),
+            "{missed}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_nobody_reaches_is_told_to_be_away_once_and_sought_on() {
+        let reached = Reached {
+            peer: nobody(),
+            shards: (0, 3),
+        };
+        let mut items = feeds(vec![reached], (0, 3), 1, Duration::ZERO);
+        assert!(matches!(
+            items.received.recv().await,
+            Some(Sent::Away(0, _))
+        ));
+        assert!(!items.received.is_closed(), "it is sought on");
     }
 }

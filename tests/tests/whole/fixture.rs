@@ -9,6 +9,7 @@ use troika_node::cli::PolicyName;
 use troika_node::dev::cluster::{Cluster, Plan};
 use troika_node::dev::genesis::{CHAIN_ID, genesis};
 use troika_node::execution::{MemoryView, Rules, Transaction, execute_shard};
+use troika_node::executor::Body;
 use troika_node::load::accounts::Keyed;
 use troika_node::store_client::{Place, StoreClient};
 use troika_node::verify::assemble::ForeignBlock;
@@ -151,6 +152,12 @@ pub async fn included(store: &StoreClient, hash: B256) -> Place {
     .await
 }
 
+/// The transactions of a shard, as they are handed in.
+fn body(shard: &Shard) -> Body {
+    let transactions = shard.body.transactions.clone();
+    Body::bound(&shard.header, transactions).expect("its own")
+}
+
 /// Blocks by hand on the genesis of a chain.
 pub struct Forge {
     pub genesis: Genesis,
@@ -214,9 +221,7 @@ impl Forge {
             hash: header.hash(),
             header,
             shard_hashes: hashes,
-            bodies: (0..)
-                .zip(shards.iter().map(|s| s.body.transactions.clone()))
-                .collect(),
+            bodies: (0..).zip(shards.iter().map(body)).collect(),
         }
     }
 }

@@ -3,5 +3,7 @@
 
 mod failure;
 mod fixture;
+mod race;
 mod rpc;
+mod tls;
 mod verify;
