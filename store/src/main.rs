@@ -67,7 +67,7 @@ struct Serve {
     /// Start empty and wait to be added to a cluster that runs (`troikactl member add`).
     #[arg(long)]
     join: bool,
-    /// Allow plain text on addresses other than loopback.
+    /// Allow plain text on addresses other than loopback, for --metrics also beside TLS.
     #[arg(long)]
     insecure: bool,
     /// The authority that signs the certificates of members and clients (PEM). With --cert and --key: TLS.
@@ -183,8 +183,13 @@ fn print(text: &str) -> Result<(), String> {
     }
 }
 
+/// Tells the operator. Without a reader there is nobody to tell.
+fn complain(message: &dyn std::fmt::Display) {
+    writeln!(std::io::stderr(), "troika-store: {message}").ok();
+}
+
 fn fail(message: &str) -> ExitCode {
-    eprintln!("troika-store: {message}");
+    complain(&message);
     ExitCode::FAILURE
 }
 
@@ -203,7 +208,7 @@ fn serve(arguments: Serve) -> ExitCode {
     match runtime.block_on(run(arguments)) {
         Ok(Stopped::Requested) => ExitCode::SUCCESS,
         Ok(why) => {
-            eprintln!("troika-store: {why}");
+            complain(&why);
             ExitCode::from(why.exit_code())
         }
         Err(message) => fail(&message),
@@ -218,6 +223,12 @@ async fn run(arguments: Serve) -> Result<Stopped, String> {
         _ => Tls::off(),
     };
     if let Some(address) = arguments.metrics {
+        if !arguments.insecure && !address.ip().is_loopback() {
+            return Err(format!(
+                "--metrics: {address} is not a loopback address, and numbers are always served in plain text: give \
+                 --insecure if that is meant"
+            ));
+        }
         server::prometheus::serve(address)?;
     }
     let clients = server::bind(&arguments.listen)
@@ -344,16 +355,11 @@ fn run_restore(arguments: &Restore) -> Result<(), String> {
     )
     .map_err(|error| format!("{name}: {error}"))?;
     let cluster = troika_store::raft::identity::hex(&identity.cluster.unwrap_or_default());
-    println!(
-        "restored into a new cluster {cluster}, whose only member is {}",
-        identity.member
-    );
-    println!(
-        "start it with: troika-store serve --id {} --data {} --members {}={}",
-        identity.member,
+    let member = identity.member;
+    print(&format!(
+        "restored into a new cluster {cluster}, whose only member is {member}\n\
+         start it with: troika-store serve --id {member} --data {} --members {member}={}\n",
         arguments.data.display(),
-        identity.member,
         arguments.peer_listen
-    );
-    Ok(())
+    ))
 }

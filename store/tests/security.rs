@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::group::{Group, Ran, run, wait};
+use support::group::{Group, Ran, ports, run, wait};
 
 const DENIED: i32 = 5;
 
@@ -225,6 +225,23 @@ fn plain_text_off_loopback_is_refused_unless_it_was_asked_for() {
         "{said}"
     );
     group.members[0].extra = vec!["--insecure".to_owned()];
+    group.start_all();
+    group.ready();
+}
+
+#[test]
+fn numbers_off_loopback_are_refused_unless_they_were_asked_for() {
+    let mut group = Group::new(1);
+    let everywhere = format!("0.0.0.0:{}", ports(1)[0]);
+    group.members[0].extra = vec!["--metrics".to_owned(), everywhere];
+    group.start_all();
+    assert_eq!(group.members[0].ended(), 1);
+    let said = group.members[0].logged();
+    assert!(
+        said.contains("--metrics") && said.contains("--insecure"),
+        "{said}"
+    );
+    group.members[0].extra.push("--insecure".to_owned());
     group.start_all();
     group.ready();
 }

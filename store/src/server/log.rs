@@ -21,6 +21,8 @@ pub fn start(form: LogForm) {
     let filter = EnvFilter::try_from_env("TROIKA_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Without a reader there is nobody to tell that a line is lost: telling it would end the member.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match form {
