@@ -4,11 +4,13 @@
 //! once a second and given the label `member`. [`METRICS`] names everything, for `HELP` lines and for the test that looks
 //! whether a running member offers it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 
+use crate::raft::network::MemberId;
 use crate::raft::{Handle, Role};
 use crate::runtime::Runtime;
 use crate::state::Machine;
@@ -131,7 +133,7 @@ pub const METRICS: &[(&str, Kind, &str)] = &[
     (
         "troika_commit_seconds",
         Histogram,
-        "From taking a command in to its decision, by who decides: this member or its leader",
+        "From taking a command in to its decision",
     ),
     (
         "troika_batch_commands",
@@ -214,8 +216,10 @@ pub fn serve(address: SocketAddr) -> Result<(), String> {
 
 /// Keeps the gauges until the member has ended.
 pub(super) async fn keep(handle: Handle) {
+    let mut followers = BTreeSet::new();
     while Runtime::timeout(PAUSE, handle.stopped()).await.is_err() {
         set(&handle);
+        set_lags(&handle, &mut followers);
     }
     let member = handle.id().to_string();
     for name in ["troika_is_leader", "troika_has_leader"] {
@@ -266,12 +270,25 @@ fn set(handle: &Handle) {
     let members = handle.members();
     let voters = members.iter().filter(|member| member.voter).count();
     gauge("troika_voters", voters as f64);
+}
+
+/// How far the others are behind this leader. `followers`: those that were told of before; a removed one lags no more, and
+/// who does not lead knows of none.
+fn set_lags(handle: &Handle, followers: &mut BTreeSet<MemberId>) {
+    let status = handle.status();
+    let mut lags: BTreeMap<MemberId, u64> = followers.iter().map(|id| (*id, 0)).collect();
     if status.role == Role::Leader {
+        let members = handle.members();
         for other in members.iter().filter(|other| other.id != status.id) {
             let lag = status.last_log_index.saturating_sub(other.matched_index);
-            let other = other.id.to_string();
-            metrics::gauge!("troika_follower_lag", "member" => member.clone(), "follower" => other)
-                .set(lag as f64);
+            lags.insert(other.id, lag);
+            followers.insert(other.id);
         }
+    }
+    let member = status.id.to_string();
+    for (follower, lag) in lags {
+        let follower = follower.to_string();
+        metrics::gauge!("troika_follower_lag", "member" => member.clone(), "follower" => follower)
+            .set(lag as f64);
     }
 }
