@@ -4,8 +4,9 @@ use super::context::{Context, unexpected};
 use super::limits::{DIVERGENCE_LINES, DIVERGENCE_ROUNDS};
 use super::parse;
 use super::status::Fault;
-use crate::raft::error::AdminError;
+use crate::raft::error::{AdminError, ProposeError};
 use crate::raft::status::MemberInfo;
+use crate::runtime::{Instant, Runtime};
 use crate::state::{Command, Decision, Dissent, Machine, Round};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -36,11 +37,15 @@ impl ClusterService {
         }
     }
 
-    fn answer(
+    /// Waits for a change of the members no longer than its caller does. What was begun goes on.
+    async fn changed(
         &self,
-        done: Result<(), AdminError>,
+        change: impl Future<Output = Result<(), AdminError>>,
+        deadline: Instant,
     ) -> Result<Response<v1::MembersResponse>, Status> {
-        done.map_err(Fault::from)?;
+        let late = || AdminError::from(ProposeError::Deadline);
+        let done = Runtime::timeout_at(deadline, change).await;
+        done.unwrap_or_else(|_| Err(late())).map_err(Fault::from)?;
         Ok(Response::new(self.members_response()))
     }
 }
@@ -207,11 +212,12 @@ impl Cluster for ClusterService {
         request: Request<v1::AddLearnerRequest>,
     ) -> Result<Response<v1::MembersResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.context.admit(&metadata, request.meta.as_ref()).await?;
+        let deadline = self.context.admit(&metadata, request.meta.as_ref()).await?;
         let id = member_id("id", request.id)?;
         let peer = address("peer_addr", &request.peer_addr)?;
         let client = address("client_addr", &request.client_addr)?;
-        self.answer(self.context.handle().add_learner(id, peer, client).await)
+        let change = self.context.handle().add_learner(id, peer, client);
+        self.changed(change, deadline).await
     }
 
     async fn promote(
@@ -219,9 +225,10 @@ impl Cluster for ClusterService {
         request: Request<v1::PromoteRequest>,
     ) -> Result<Response<v1::MembersResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.context.admit(&metadata, request.meta.as_ref()).await?;
+        let deadline = self.context.admit(&metadata, request.meta.as_ref()).await?;
         let id = member_id("id", request.id)?;
-        self.answer(self.context.handle().promote(id).await)
+        let change = self.context.handle().promote(id);
+        self.changed(change, deadline).await
     }
 
     async fn remove(
@@ -229,9 +236,10 @@ impl Cluster for ClusterService {
         request: Request<v1::RemoveRequest>,
     ) -> Result<Response<v1::MembersResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.context.admit(&metadata, request.meta.as_ref()).await?;
+        let deadline = self.context.admit(&metadata, request.meta.as_ref()).await?;
         let id = member_id("id", request.id)?;
-        self.answer(self.context.handle().remove(id).await)
+        let change = self.context.handle().remove(id);
+        self.changed(change, deadline).await
     }
 
     async fn transfer_leadership(
@@ -239,8 +247,9 @@ impl Cluster for ClusterService {
         request: Request<v1::TransferLeadershipRequest>,
     ) -> Result<Response<v1::MembersResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.context.admit(&metadata, request.meta.as_ref()).await?;
-        self.answer(self.context.handle().transfer_leadership(request.to).await)
+        let deadline = self.context.admit(&metadata, request.meta.as_ref()).await?;
+        let change = self.context.handle().transfer_leadership(request.to);
+        self.changed(change, deadline).await
     }
 
     async fn prune(
