@@ -6,7 +6,8 @@
 )]
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -95,9 +96,23 @@ impl Process {
 
     /// SIGTERM, and its exit code at its end.
     pub fn stop(&mut self) -> i32 {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
-        assert_eq!(run(Command::new("kill").args(["-TERM", &pid])).code, 0);
+        self.signal("-TERM");
         self.ended()
+    }
+
+    /// It stands still, with all its connections.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// It goes on.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert_eq!(run(Command::new("kill").args([signal, &pid])).code, 0);
     }
 
     /// Waits for its end and gives the exit code.
@@ -369,4 +384,17 @@ pub fn wait<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "waited too long for: {what}");
         std::thread::sleep(POLL);
     }
+}
+
+/// What a member serves over HTTP.
+pub fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -1,6 +1,7 @@
 //! A cluster in one process: members over a network in memory and disks in memory, which a test cuts and heals.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub mod blocks;
 pub mod chain;
 pub mod group;
 pub mod network;
