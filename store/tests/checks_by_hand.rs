@@ -194,6 +194,33 @@ fn a_check_that_is_given_up_says_why_and_leaves_another_attempt() {
 }
 
 #[test]
+fn a_round_that_ended_otherwise_is_shown_and_the_exit_code_says_no() {
+    let chain = Chain::start();
+    let sealed = chain.ask("round void 1").ended(1).json();
+    assert_eq!(sealed["status"], "SEALED");
+    chain.check(&chain.with_a_bad_shard()).ended(0);
+    for _ in 0..2 {
+        chain.ask("round void 2").ended(0);
+    }
+    let void = chain.ask("round seal 2").ended(1).json();
+    assert_eq!(void["status"], "VOID");
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_no_success_and_a_reader_that_goes_is_no_failure() {
+    let sh = |script: &str| {
+        let script = script.replace("troikactl", env!("CARGO_BIN_EXE_troikactl"));
+        run(Command::new("sh").args(["-c", &script]))
+    };
+    let full = sh("troikactl completion bash > /dev/full").ended(7);
+    assert!(full.err.contains("cannot write the answer"), "{full:?}");
+    let gone = sh("{ troikactl completion bash; echo ended $? >&2; } | true").ended(0);
+    assert!(gone.err.contains("ended 0"), "{gone:?}");
+    // Nor does it matter that nobody reads what went wrong.
+    sh("troikactl status --endpoints , 2> /dev/full").ended(2);
+}
+
+#[test]
 fn pruned_rounds_are_named_as_such_and_the_newest_block_stays() {
     let chain = Chain::start();
     for round in 2..5 {
@@ -211,7 +238,10 @@ fn pruned_rounds_are_named_as_such_and_the_newest_block_stays() {
     assert_eq!(rows[0]["round"], 4);
     for gone in ["round get 2", "shard 1 0"] {
         let told = chain.ask(gone).ended(1);
-        assert!(told.err.contains("kept are 4 and later"), "{gone}: {told:?}");
+        assert!(
+            told.err.contains("kept are 4 and later"),
+            "{gone}: {told:?}"
+        );
     }
     chain.ask("block head").ended(0);
     assert_eq!(chain.ask("head").ended(0).json()["pruned_below"], 4);

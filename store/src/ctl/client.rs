@@ -37,6 +37,8 @@ pub(super) struct Member {
 pub(super) struct Client {
     members: Vec<Member>,
     timeout: Duration,
+    /// When the command began: all its calls together have the timeout.
+    started: Instant,
     meta: v1::RequestMeta,
 }
 
@@ -86,6 +88,7 @@ impl Client {
         Ok(Self {
             members,
             timeout: global.timeout,
+            started: Instant::now(),
             meta: v1::RequestMeta {
                 cluster_id: global.cluster.clone().map_or_else(Bytes::new, Into::into),
                 min_revision: global.min_revision,
@@ -106,6 +109,11 @@ impl Client {
         self.timeout
     }
 
+    /// What is left of the command's time.
+    pub(super) fn left(&self) -> Duration {
+        self.timeout.saturating_sub(self.started.elapsed())
+    }
+
     /// Calls one member, without a second attempt.
     pub(super) async fn call_member<T, Fut>(
         &self,
@@ -115,16 +123,15 @@ impl Client {
     where
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
+        let left = self.left();
         let attempt = Attempt {
             channel: member.channel.clone(),
-            left: Some(self.timeout),
+            left: Some(left),
         };
-        within(self.timeout, call(attempt))
-            .await
-            .map(Response::into_inner)
+        within(left, call(attempt)).await.map(Response::into_inner)
     }
 
-    /// Opens a stream that may last: on the first member that takes it.
+    /// Opens a stream that may last, however long ago the command began: on the first member that takes it.
     pub(super) async fn open_stream<T, Fut>(
         &self,
         call: impl Fn(Attempt) -> Fut,
@@ -132,7 +139,7 @@ impl Client {
     where
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        self.attempts(false, call).await
+        self.attempts(Asked::Stream, call).await
     }
 
     /// Calls members in turn until one answers or the time is over.
@@ -140,18 +147,32 @@ impl Client {
     where
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        self.attempts(true, call).await
+        self.attempts(Asked::InTurn, call).await
     }
 
-    async fn attempts<T, Fut>(
+    /// The same for what takes its time, as a change of the members does: whoever takes it has all of the time.
+    pub(super) async fn call_patiently<T, Fut>(
         &self,
-        bounded: bool,
         call: impl Fn(Attempt) -> Fut,
     ) -> Result<T, CtlError>
     where
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let started = Instant::now();
+        self.attempts(Asked::Patiently, call).await
+    }
+
+    async fn attempts<T, Fut>(
+        &self,
+        asked: Asked,
+        call: impl Fn(Attempt) -> Fut,
+    ) -> Result<T, CtlError>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let started = match asked {
+            Asked::Stream => Instant::now(),
+            Asked::InTurn | Asked::Patiently => self.started,
+        };
         let mut pause = RETRY_PAUSE[0];
         let mut last: Option<Failed> = None;
         loop {
@@ -161,17 +182,21 @@ impl Client {
                 };
                 // A member that hangs must leave time for the others.
                 let others = (self.members.len() - i - 1) as u32;
-                let share = (left / (others + 1)).max(LEAST_SHARE.min(left));
+                let share = match asked {
+                    Asked::Patiently => left,
+                    Asked::Stream | Asked::InTurn => left / (others + 1),
+                };
+                let share = share.max(LEAST_SHARE.min(left));
                 let attempt = Attempt {
                     channel: member.channel.clone(),
-                    left: bounded.then_some(share),
+                    left: (asked != Asked::Stream).then_some(share),
                 };
                 match within(share, call(attempt)).await {
                     Ok(response) => return Ok(response.into_inner()),
                     Err(status) if worth_another_member(&status) => {
                         let failed = Failed::of(&member.url, &status);
-                        // What a member said about being late is worth more than that another one was late.
-                        if !(failed.is_silence && last.as_ref().is_some_and(|l| l.is_late)) {
+                        let known = last.as_ref().map(|last| last.outcome);
+                        if known.is_none_or(|known| known <= failed.outcome) {
                             last = Some(failed);
                         }
                     }
@@ -194,32 +219,58 @@ fn worth_another_member(status: &Status) -> bool {
         )
 }
 
+/// How a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// A member that hangs leaves time for the others.
+    InTurn,
+    /// The first member that is reached has all of the time.
+    Patiently,
+    /// As in turn, without a deadline for what comes afterwards.
+    Stream,
+}
+
 /// How an attempt failed.
 #[derive(Debug)]
 struct Failed {
     text: String,
-    /// The member was reached, and the time ran out.
-    is_late: bool,
+    outcome: Fate,
+}
+
+/// What is known of a request that failed; what says more comes later. That another member was not reached afterwards does
+/// not make an unknown outcome known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    /// Nobody was reached, or whoever was has done nothing.
+    NotDone,
     /// The time ran out without a word of the member.
-    is_silence: bool,
+    Silence,
+    /// The member said that it is late, or that it does not know.
+    Unknown,
 }
 
 impl Failed {
     fn of(url: &str, status: &Status) -> Self {
         // The second is tonic's own word where it counts the time itself.
         let is_silence = [TIMED_OUT, "Timeout expired"].contains(&status.message());
-        let is_late = is_silence || status.code() == Code::DeadlineExceeded;
+        let late = status.code() == Code::DeadlineExceeded;
+        // Members say so where they are not late: the leader changed, or the member fails.
+        let unsure = ["outcome is unknown", "this member has failed"];
+        let unsure = unsure.iter().any(|words| status.message().contains(words));
         Self {
             text: format!("{url}: {}", reason(status)),
-            is_late,
-            is_silence,
+            outcome: match (is_silence, late || unsure) {
+                (true, _) => Fate::Silence,
+                (false, true) => Fate::Unknown,
+                (false, false) => Fate::NotDone,
+            },
         }
     }
 }
 
 fn out_of_time(last: Option<Failed>, timeout: Duration) -> CtlError {
     match last {
-        Some(last) if last.is_late => {
+        Some(last) if last.outcome != Fate::NotDone => {
             CtlError::Deadline(format!("no answer within {timeout:?} ({})", last.text))
         }
         Some(last) => CtlError::Unavailable(format!("no member answered in time ({})", last.text)),
@@ -350,6 +401,19 @@ mod tests {
                 "{endpoint}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_told_as_one_whatever_failed_before_and_after() {
+        use crate::raft::ProposeError;
+        let fate = |status: Status| Failed::of("", &status).outcome;
+        let said = |error: ProposeError| fate(Status::unavailable(error.to_string()));
+        assert_eq!(said(ProposeError::Unknown), Fate::Unknown);
+        assert_eq!(said(ProposeError::Failed("disk".to_owned())), Fate::Unknown);
+        assert_eq!(said(ProposeError::NoLeader), Fate::NotDone);
+        assert_eq!(said(ProposeError::Stopping), Fate::NotDone);
+        assert_eq!(fate(Status::deadline_exceeded(TIMED_OUT)), Fate::Silence);
+        assert!(Fate::NotDone < Fate::Silence && Fate::Silence < Fate::Unknown);
     }
 
     #[test]

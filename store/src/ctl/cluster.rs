@@ -9,7 +9,7 @@ use super::show;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use troika_proto::v1;
@@ -104,7 +104,6 @@ const HEALTH_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether every endpoint is up (process) and ready (has a leader and is caught up).
 pub(super) async fn health(client: &Client, out: &Output, wait: bool) -> Result<Outcome, CtlError> {
-    let started = Instant::now();
     let rows = loop {
         let asked = client
             .members()
@@ -112,7 +111,7 @@ pub(super) async fn health(client: &Client, out: &Output, wait: bool) -> Result<
             .map(|member| ask_health(client, member));
         let rows = futures::future::join_all(asked).await;
         let ready = rows.iter().all(|row| row["ready"] == true);
-        if ready || !wait || started.elapsed() >= client.timeout() {
+        if ready || !wait || client.left().is_zero() {
             break rows;
         }
         tokio::time::sleep(HEALTH_PAUSE).await;
@@ -176,7 +175,7 @@ pub(super) async fn member(
                 client_addr: to,
             };
             client
-                .call(|a| {
+                .call_patiently(|a| {
                     let request = a.request(request.clone());
                     async move { a.cluster().add_learner(request).await }
                 })
@@ -185,7 +184,7 @@ pub(super) async fn member(
         MemberCommand::Promote { id } => {
             let request = v1::PromoteRequest { meta, id };
             client
-                .call(|a| {
+                .call_patiently(|a| {
                     let request = a.request(request.clone());
                     async move { a.cluster().promote(request).await }
                 })
@@ -194,7 +193,7 @@ pub(super) async fn member(
         MemberCommand::Remove { id } => {
             let request = v1::RemoveRequest { meta, id };
             client
-                .call(|a| {
+                .call_patiently(|a| {
                     let request = a.request(request.clone());
                     async move { a.cluster().remove(request).await }
                 })
@@ -216,7 +215,7 @@ pub(super) async fn leader(
         to: to.unwrap_or(0),
     };
     let answer = client
-        .call(|a| {
+        .call_patiently(|a| {
             let request = a.request(request.clone());
             async move { a.cluster().transfer_leadership(request).await }
         })

@@ -11,6 +11,7 @@
 //! | 6 | a limit of the store was reached: try again later |
 //! | 7 | anything else that went wrong |
 
+use super::output::note;
 use std::process::ExitCode;
 use tonic::{Code, Status};
 
@@ -74,9 +75,9 @@ impl CtlError {
 
     /// Prints the error to standard error and gives its exit code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("troikactl: {self}");
+        note(&format!("troikactl: {self}"));
         if let Some(hint) = self.hint() {
-            eprintln!("  {hint}");
+            note(&format!("  {hint}"));
         }
         ExitCode::from(self.code())
     }

@@ -1,9 +1,10 @@
 //! Prints one value: as JSON for scripts, as a table for people.
 
 use super::args::Format;
+use super::exit::CtlError;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 /// Where answers go.
 #[derive(Clone, Copy, Debug)]
@@ -54,14 +55,26 @@ impl Output {
     }
 }
 
-/// Writes a line at once. A reader that went away (a closed pipe) ends the program quietly, as with other tools.
+/// Writes a line at once. A reader that went away (a closed pipe) ends the program quietly, as with other tools; what
+/// cannot be written for another reason is an error.
 pub(super) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     let trimmed = text.lines().map(str::trim_end).collect::<Vec<_>>();
     let written = writeln!(out, "{}", trimmed.join("\n")).and_then(|()| out.flush());
-    if written.is_err() {
-        std::process::exit(0);
+    match written {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            let error = CtlError::Failed(format!("cannot write the answer: {error}"));
+            error.report();
+            std::process::exit(error.code().into());
+        }
     }
+}
+
+/// Says something to the person beside the answer. Without a reader there is nobody to tell.
+pub(super) fn note(text: &str) {
+    writeln!(std::io::stderr(), "{text}").ok();
 }
 
 fn plain() -> Table {

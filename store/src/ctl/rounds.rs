@@ -4,14 +4,14 @@ use super::args::{GiveUp, LockCommand, RoundCommand};
 use super::block_file::read_block;
 use super::client::Client;
 use super::exit::{CtlError, Outcome};
-use super::output::Output;
+use super::output::{Output, note};
 use super::parse::Reserve;
 use super::show;
 use alloy_primitives::B256;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use troika_proto::wire::hash_bytes;
 use troika_proto::{LockKey, v1};
 
@@ -148,7 +148,6 @@ async fn list(
 }
 
 async fn seal(client: &Client, out: &Output, round: u64, wait: bool) -> Result<Outcome, CtlError> {
-    let started = Instant::now();
     loop {
         let request = v1::SealRoundRequest {
             meta: client.meta(),
@@ -161,12 +160,10 @@ async fn seal(client: &Client, out: &Output, round: u64, wait: bool) -> Result<O
             })
             .await?;
         let Some(refusal) = answer.refusal else {
-            let value = answer.round.as_ref().map(show::round).unwrap_or(json!({}));
-            out.object(&value);
-            return Ok(Outcome::Yes);
+            return Ok(closed(out, answer.round, v1::RoundStatus::Sealed));
         };
         let early = refusal.code() == v1::RefusalCode::TooEarly;
-        if !(wait && early && started.elapsed() < client.timeout()) {
+        if !(wait && early && !client.left().is_zero()) {
             return refused(out, &refusal);
         }
         tokio::time::sleep(SEAL_PAUSE).await;
@@ -197,9 +194,18 @@ async fn void(
     if let Some(refusal) = &answer.refusal {
         return refused(out, refusal);
     }
-    let value = answer.round.as_ref().map(show::round).unwrap_or(json!({}));
-    out.object(&value);
-    Ok(Outcome::Yes)
+    Ok(closed(out, answer.round, v1::RoundStatus::Void))
+}
+
+/// Prints a closed round. It may have been closed before, in another way than was asked for: exit code 1.
+fn closed(out: &Output, round: Option<v1::Round>, wanted: v1::RoundStatus) -> Outcome {
+    let round = round.unwrap_or_default();
+    out.object(&show::round(&round));
+    if round.status() == wanted {
+        Outcome::Yes
+    } else {
+        Outcome::No
+    }
 }
 
 pub(super) async fn lock(
@@ -232,8 +238,8 @@ pub(super) async fn lock(
                 .await?;
             let rows: Vec<Value> = answer.locks.iter().map(show::holder).collect();
             out.rows(&rows, &["key", "shard", "revision"]);
-            if answer.more && !out.is_json() {
-                eprintln!("there are more: continue with --after");
+            if answer.more {
+                note("there are more: continue with --after");
             }
             Ok(Outcome::Yes)
         }
