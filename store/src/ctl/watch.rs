@@ -3,8 +3,9 @@
 use super::args::WatchArgs;
 use super::client::{Client, reason};
 use super::exit::{CtlError, Outcome};
-use super::output::Output;
+use super::output::{Output, note};
 use super::show;
+use crate::service::limits::WATCH_SILENCE;
 use alloy_primitives::hex;
 use std::time::Duration;
 use tonic::Code;
@@ -14,6 +15,8 @@ use v1::event::Kind;
 
 /// Pause before a broken watch is taken up again.
 const RESUME_PAUSE: Duration = Duration::from_millis(200);
+/// Silence after which a member is given up: one that lives says something more often, whatever happens.
+const DEAD_SILENCE: Duration = WATCH_SILENCE.saturating_mul(5);
 
 pub(super) async fn watch(
     client: &Client,
@@ -38,7 +41,11 @@ pub(super) async fn watch(
             })
             .await?;
         let broken = loop {
-            let message = match stream.message().await {
+            let message = match tokio::time::timeout(DEAD_SILENCE, stream.message()).await {
+                Err(_) => break format!("the member is silent for {DEAD_SILENCE:?}"),
+                Ok(message) => message,
+            };
+            let message = match message {
                 Ok(Some(message)) => message,
                 Ok(None) => break "the member ended the stream".to_owned(),
                 Err(status) if resumable(status.code()) => break reason(&status),
@@ -59,10 +66,10 @@ pub(super) async fn watch(
             }
             after = message.progress.or(after);
         };
-        eprintln!(
+        note(&format!(
             "troikactl: the watch broke off ({broken}); going on after {}",
             point(after)
-        );
+        ));
         tokio::time::sleep(RESUME_PAUSE).await;
     }
 }

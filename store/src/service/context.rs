@@ -46,9 +46,14 @@ impl Context {
         metadata: &MetadataMap,
         meta: Option<&v1::RequestMeta>,
     ) -> Result<Instant, Fault> {
-        let deadline = Runtime::now() + patience(metadata);
+        let deadline = self.deadline(metadata);
         self.admit_until(meta, deadline).await?;
         Ok(deadline)
+    }
+
+    /// Until when a call may take.
+    pub(super) fn deadline(&self, metadata: &MetadataMap) -> Instant {
+        Runtime::now() + patience(metadata)
     }
 
     /// The same, with a deadline that is known.

@@ -184,7 +184,7 @@ impl Rounds for RoundsService {
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let deadline = self.context.admit(&metadata, request.meta.as_ref()).await?;
+        let deadline = self.context.deadline(&metadata);
         let response = submit::submit(&self.context, request, deadline).await?;
         Ok(Response::new(response))
     }

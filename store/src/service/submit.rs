@@ -42,7 +42,7 @@ fn known(machine: &Machine, round: u64, shard: u32) -> Known {
     }
 }
 
-/// Answers one submission, and counts how it went.
+/// Takes one submission in and answers it, and counts how it went.
 pub(super) async fn submit(
     context: &Context,
     request: v1::SubmitRequest,
@@ -68,6 +68,8 @@ async fn answer_one(
     request: v1::SubmitRequest,
     deadline: Instant,
 ) -> Result<v1::SubmitResponse, Fault> {
+    let _share = share(context, &request)?;
+    context.admit_until(request.meta.as_ref(), deadline).await?;
     let claim = Claim {
         executor: request.executor.clone(),
         header: request.header.clone(),
@@ -87,13 +89,29 @@ async fn answer_one(
         }
         Known::Open => {}
     }
-    let _share = context.room().submissions.take(submission.bytes())?;
     let proposed = context.submit(submission, deadline).await?;
     if !fits(&proposed) {
         return Err(unexpected(&proposed));
     }
     let meta = context.meta_of(&proposed);
     Ok(respond(meta, &proposed.answer.decision, &claim))
+}
+
+/// The submission's part of what this member holds, taken before anything is waited for. A racer that has lost already is
+/// answered at once, however full the member is.
+fn share(context: &Context, request: &v1::SubmitRequest) -> Result<Option<Share>, Fault> {
+    let seen = request.meta.as_ref().map_or(0, |meta| meta.min_revision);
+    let at_once = context.read(|m| {
+        let found = known(m, request.round, request.shard);
+        m.revision() >= seen && matches!(found, Known::Final(_))
+    });
+    match at_once {
+        true => Ok(None),
+        false => {
+            let bytes = request.encoded_len();
+            context.room().submissions.take(bytes).map(Some)
+        }
+    }
 }
 
 /// Who submits what: decides whether a winner is the caller's.
@@ -216,11 +234,7 @@ impl SubmitStream {
         self.pending.push(Box::pin(async move {
             let id = request.id;
             let deadline = Runtime::now() + DEFAULT_DEADLINE;
-            let meta = request.meta.clone();
-            let result = match context.admit_until(meta.as_ref(), deadline).await {
-                Ok(()) => submit(&context, request, deadline).await,
-                Err(fault) => Err(fault),
-            };
+            let result = submit(&context, request, deadline).await;
             (bytes, answer(id, result))
         }));
     }
