@@ -267,7 +267,7 @@ impl Processes {
     /// # Errors
     /// The operating system's.
     pub fn follow(&self, executor: usize, to_round: u64) -> anyhow::Result<Process> {
-        let name = format!("follow-{}", executor + 1);
+        let name = format!("follow-{}-to-{to_round}", executor + 1);
         let arguments = vec![
             "follow".to_owned(),
             format!("--from={}", self.feeds[executor]),

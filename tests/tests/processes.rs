@@ -22,17 +22,22 @@ fn shape() -> Shape {
 /// (round, shard) -> hash, and what the feed said of whole blocks: round -> hash.
 type Story = (BTreeMap<(u64, u64), B256>, BTreeMap<u64, B256>);
 
-/// Reads what a `follow --json` printed; a shard or a block that comes twice is an error.
-fn story(follower: &Process) -> Story {
+/// Reads what a `follow --json` has printed by now, up to a round; a shard or a block that comes twice is an error.
+fn story(follower: &Process, newest: u64) -> Story {
     let printed = std::fs::read_to_string(follower.output()).expect("printed");
     let (mut shards, mut blocks) = Story::default();
-    for line in printed.lines() {
+    // The last line may be half written.
+    let whole = printed.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    for line in whole.lines() {
         let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
         let Some(hash) = line["hash"].as_str() else {
             continue;
         };
         let hash: B256 = hash.parse().expect("a hash");
         let round = line["round"].as_u64().expect("a round");
+        if round > newest {
+            continue;
+        }
         let before = match line["shard"].as_u64() {
             Some(shard) => shards.insert((round, shard), hash),
             None => blocks.insert(round, hash),
@@ -60,6 +65,8 @@ async fn whatever_is_killed_blocks_go_on_and_all_feeds_agree() {
         .await
         .expect("the cluster starts");
     let load = Load::start(&cluster.rpc, 50);
+    // These hear what each executor says before it is killed, and go on with what it says once it is back.
+    let mut witnesses = followers(&cluster, u64::MAX);
 
     goes_on(&mut cluster, 4, "the start").await;
     let leader = cluster.leader().await.expect("one leads");
@@ -81,11 +88,17 @@ async fn whatever_is_killed_blocks_go_on_and_all_feeds_agree() {
     assert!(sent.count > 0, "nothing was sent: nothing was tested");
     let included = sent.wait_included(&cluster.store, 3 * GOES_ON_WITHIN).await;
     included.expect("no crash loses a transaction");
-    assert_feeds_agree(&mut cluster).await;
+    assert_feeds_agree(&mut cluster, &mut witnesses).await;
 }
 
-/// Every executor's feed, from its first round to one beyond the head.
-async fn assert_feeds_agree(cluster: &mut Processes) {
+fn followers(cluster: &Processes, to_round: u64) -> Vec<Process> {
+    let all = 0..cluster.executors.len();
+    all.map(|executor| cluster.follow(executor, to_round).expect("starts"))
+        .collect()
+}
+
+/// Every executor's feed from its first round to one beyond the head, as it is told now and as it was told meanwhile.
+async fn assert_feeds_agree(cluster: &mut Processes, witnesses: &mut [Process]) {
     let head = cluster.store.head().await.expect("the store answers");
     let rounds = cluster.store.rounds(1, 1_000, false).await.expect("listed");
     let newest = rounds
@@ -94,9 +107,7 @@ async fn assert_feeds_agree(cluster: &mut Processes) {
         .map(|r| r.number)
         .max();
     let newest = newest.expect("rounds were sealed");
-    let mut followers: Vec<Process> = (0..cluster.executors.len())
-        .map(|executor| cluster.follow(executor, newest).expect("starts"))
-        .collect();
+    let mut followers = followers(cluster, newest);
     let deadline = Instant::now() + Duration::from_secs(30);
     while followers.iter_mut().any(Process::is_running) {
         assert!(
@@ -105,7 +116,7 @@ async fn assert_feeds_agree(cluster: &mut Processes) {
         );
         sleep(POLL).await;
     }
-    let first = story(&followers[0]);
+    let first = story(&followers[0], newest);
     assert!(
         first.1.len() as u64 >= head.header.number,
         "blocks are missing"
@@ -124,11 +135,20 @@ async fn assert_feeds_agree(cluster: &mut Processes) {
             "{}",
             follower.logged()
         );
-        assert_eq!(
-            story(follower),
-            first,
-            "{} tells another story",
-            follower.name
-        );
+        let told = story(follower, newest);
+        assert_eq!(told, first, "{} tells another story", follower.name);
+    }
+    for witness in witnesses {
+        while story(witness, newest).1.len() < first.1.len() {
+            assert!(
+                witness.is_running() && Instant::now() < deadline,
+                "{} does not reach round {newest}: {}",
+                witness.name,
+                witness.logged()
+            );
+            sleep(POLL).await;
+        }
+        let told = story(witness, newest);
+        assert_eq!(told, first, "{} was told another story", witness.name);
     }
 }
