@@ -71,5 +71,7 @@ fn log_to_stderr(cli: &Cli) {
         .with_env_filter(EnvFilter::new(filter))
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // Where nobody reads the log any more, complaining of it would end the process.
+        .log_internal_errors(false)
         .init();
 }
