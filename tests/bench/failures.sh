@@ -2,7 +2,7 @@
 # What failures cost: three members, three executors and a gateway as separate processes on loopback.
 #   - transfers included a second with all executors up, and with one that is killed and started again every few seconds, in turns;
 #   - seconds until two more blocks after kill -9 of the leading member, and of two of the three executors.
-# usage: tests/bench/failures.sh [TURNS [TRANSFERS]]      (2 turns of 40,000)
+# usage: tests/bench/failures.sh [TURNS [TRANSFERS]]      (2 turns of 60,000)
 # Prints a line of JSON for each. Needs a release build (cargo build --release --workspace --bins). Leaves nothing running.
 #   TROIKA_BIN     folder of the binaries (target/release)
 #   BENCH_DIR      where the data goes: must be on a real disk (a temporary folder)
@@ -11,7 +11,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 bin=${TROIKA_BIN:-${CARGO_TARGET_DIR:-$root/target}/release}
 port=${BENCH_PORT:-7400}
-turns=${1:-2} transfers=${2:-40000}
+turns=${1:-2} transfers=${2:-60000}
 for name in troika-store troika-node troikactl; do
   [[ -x $bin/$name ]] || { echo "$bin has no $name: cargo build --release --workspace --bins" >&2; exit 2; }
 done
