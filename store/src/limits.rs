@@ -6,15 +6,15 @@
 pub const LOG_QUEUE_BYTES: usize = 64 << 20;
 /// Bytes of entries in one commit of the log.
 pub const LOG_COMMIT_BYTES: usize = 8 << 20;
-/// Bytes of recent entries kept in memory, so that replication does not read the disk. Small commands take several times
-/// as much decoded.
-pub const LOG_TAIL_BYTES: usize = 16 << 20;
+/// Bytes of recent entries kept in memory, so that replication does not read the disk: about half a second of a heavy load.
+/// Small commands take several times as much decoded.
+pub const LOG_TAIL_BYTES: usize = 4 << 20;
 /// Bytes of the log file's page cache.
 pub const LOG_CACHE_BYTES: usize = 16 << 20;
 /// Bytes of entries read from the log at once for replication.
 pub const LOG_READ_BYTES: usize = 4 << 20;
 /// Purged entries that one commit of the log removes from the file.
-pub const LOG_PURGE_ENTRIES: usize = 1_024;
+pub const LOG_PURGE_ENTRIES: u64 = 1_024;
 /// Entries that the log keeps behind a checkpoint for members that lag, bytes.
 pub const LOG_KEEP_BYTES: u64 = 64 << 20;
 /// How long the committed log id waits for another write that it can go along with, milliseconds.
@@ -23,9 +23,9 @@ pub const LOG_COMMITTED_IDLE_MS: u64 = 250;
 /// Bytes of the state file's page cache.
 pub const STATE_CACHE_BYTES: usize = 32 << 20;
 /// Unwritten bytes of state at which a checkpoint starts.
-pub const CHECKPOINT_BYTES: usize = 32 << 20;
+pub const CHECKPOINT_BYTES: usize = 16 << 20;
 /// Unwritten bytes of state at which applying waits for the checkpoint that is under way.
-pub const MAX_UNWRITTEN_BYTES: usize = 96 << 20;
+pub const MAX_UNWRITTEN_BYTES: usize = 64 << 20;
 /// Longest time between two checkpoints while anything changes, milliseconds.
 pub const CHECKPOINT_INTERVAL_MS: u64 = 20_000;
 /// Log entries applied under one hold of the state machine's lock.

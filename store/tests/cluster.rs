@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use support::*;
 use troika_proto::v1;
+use troika_store::limits::{LOG_READ_BYTES, LOG_TAIL_BYTES, MAX_UNWRITTEN_BYTES};
 use troika_store::raft::Stopped;
 use troika_store::runtime::Runtime;
 use troika_store::state::{Command, Decision, Submission};
@@ -237,6 +238,37 @@ async fn a_member_far_behind_gets_the_state_while_writes_go_on() {
             .unwrap();
         assert_eq!(&winner.shard_hash.to_string(), hash);
     }
+    cluster.settled().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_takes_nothing_in_slows_nobody_and_little_is_held_for_it() {
+    const TRANSACTION_BYTES: usize = 100 << 10;
+    let cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let leader = cluster.leader().await;
+    let slow = leader % 3 + 1;
+    let handle = cluster.handle(leader);
+    cluster.hub.stall(slow);
+    // Several times as much as the log keeps in memory.
+    let rounds = 1 + 4 * LOG_TAIL_BYTES as u64 / (u64::from(SHARDS) * TRANSACTION_BYTES as u64);
+    for nonce in 1..=rounds {
+        let round = open(handle).await;
+        for shard in 0..SHARDS {
+            let transaction = vec![nonce as u8; TRANSACTION_BYTES];
+            let command = proposal_of(round, shard, shard, nonce, "a", transaction);
+            let decision = propose(handle, command).await.answer.decision;
+            assert!(matches!(decision, Decision::Winner(_)), "{decision:?}");
+        }
+        assert!(handle.status().dirty_bytes as usize <= MAX_UNWRITTEN_BYTES);
+    }
+    let (ahead, behind) = (handle.status(), cluster.handle(slow).status());
+    assert!(behind.last_log_index < ahead.applied_index);
+    // A message on its way on each of a few streams, and no more.
+    let withheld = cluster.hub.most_withheld();
+    assert!(withheld <= 4 * LOG_READ_BYTES, "{withheld} bytes wait");
+    cluster.hub.heal();
     cluster.settled().await;
     cluster.shutdown().await;
 }

@@ -96,6 +96,14 @@ impl Client {
         })
     }
 
+    /// The same with all of its time ahead: for a command that makes calls for as long as it runs, as a benchmark does.
+    pub(super) fn afresh(&self) -> Self {
+        Self {
+            started: Instant::now(),
+            ..self.clone()
+        }
+    }
+
     /// What goes with every request of this command.
     pub(super) fn meta(&self) -> Option<v1::RequestMeta> {
         Some(self.meta.clone())
@@ -401,6 +409,15 @@ mod tests {
                 "{endpoint}: {error}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_runs_for_long_has_all_of_its_time_for_every_call() {
+        let line = ["troikactl", "--timeout", "60m", "status"];
+        let mut client = Client::new(&Cli::try_parse_from(line).unwrap().global).unwrap();
+        client.started -= Duration::from_secs(2 * 60 * 60);
+        assert_eq!(client.left(), Duration::ZERO);
+        assert!(client.afresh().left() > Duration::ZERO);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! redb trusts its pages when it reads them (it checks them only when it repairs after a crash), so every value is stored as
 //! the CRC-32C of its key and itself, followed by itself. A value under the wrong key does not pass either.
 
+use std::cell::Cell;
+
 use redb::{Builder, Database, StorageBackend};
 
 use super::{
@@ -101,9 +103,21 @@ pub fn open_backend(
     })
 }
 
+thread_local! {
+    /// How many calls of [`unpanicked`] this thread is in.
+    static CATCHING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// True while a panic of this thread is caught and told as damage. For a simulation: to it any other is a fault.
+pub fn panic_is_caught() -> bool {
+    CATCHING.get() > 0
+}
+
 /// redb panics where a damaged file contradicts itself; to us that is damage like any other.
 pub fn unpanicked<T>(name: &str, work: impl FnOnce() -> Result<T, DbError>) -> Result<T, DbError> {
+    CATCHING.set(CATCHING.get() + 1);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    CATCHING.set(CATCHING.get() - 1);
     result.unwrap_or_else(|_| {
         let why = "they contradict each other";
         Err(DbError::damaged(name, "its pages", why))
@@ -136,6 +150,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_panic_over_damage_is_known_to_be_caught() {
+        let told = unpanicked("a", || {
+            assert!(panic_is_caught());
+            let inner = unpanicked("b", || -> Result<(), DbError> { panic!("malformed") });
+            assert!(inner.is_err() && panic_is_caught());
+            Ok(())
+        });
+        assert!(told.is_ok() && !panic_is_caught());
+    }
 
     proptest! {
         #[test]

@@ -26,6 +26,8 @@ struct Commit {
     changes: Vec<Change>,
     /// As it is after the changes.
     meta: LogMeta,
+    /// Whether purged entries may be in the file.
+    purging: bool,
 }
 
 /// Writes until the queue is closed and empty, or a write fails.
@@ -40,9 +42,11 @@ pub(super) async fn run(queue: Arc<Queue>, opened: Arc<Opened>, alarm: Alarm, mu
         }
         changes.iter().for_each(|change| meta.follow(change));
         meta.committed = committed.or(meta.committed.take());
+        purging |= changes.iter().any(|c| matches!(c, Change::Purge(..)));
         let commit = Commit {
             changes,
             meta: meta.clone(),
+            purging,
         };
         let started = Runtime::now();
         let opened = opened.clone();
@@ -141,10 +145,7 @@ fn write(opened: &Opened, commit: &Commit) -> Result<bool, DbError> {
             let mut meta = transaction.open_table(META)?;
             let value = seal(META_KEY.as_bytes(), &commit.meta.encode_to_vec());
             meta.insert(META_KEY, value.as_slice())?;
-            match &commit.meta.purged_id {
-                Some(_) => remove_some(&mut entries, commit.meta.purged_index)?,
-                None => false,
-            }
+            commit.purging && remove_some(&mut entries, commit.meta.purged_index)?
         };
         transaction.commit()?;
         Ok(more_to_purge)
@@ -171,23 +172,19 @@ fn append(
     for record in records {
         scratch.clear();
         seal_into(scratch, &record.index.to_be_bytes(), &record.bytes);
-        end.insert_before(record.index, scratch.as_slice())
-            .map_err(|error| redb::Error::Io(std::io::Error::other(error.to_string())))?;
+        end.insert_before(record.index, scratch.as_slice())?;
     }
     end.close()?;
     Ok(())
 }
 
-/// Removes the first entries up to `upto`, not too many at once. True if more are left.
+/// Removes the first entries up to `upto`, not too many at once. True if more may be left.
 fn remove_some(entries: &mut Table<u64, &[u8]>, upto: u64) -> Result<bool, redb::Error> {
-    let mut last = None;
-    let mut seen = 0;
-    for item in entries.range(..=upto)?.take(LOG_PURGE_ENTRIES) {
-        last = Some(item?.0.value());
-        seen += 1;
-    }
-    if let Some(last) = last {
-        entries.retain_in(..=last, |_, _| false)?;
-    }
-    Ok(seen == LOG_PURGE_ENTRIES)
+    let first = entries.first()?.map(|(index, _)| index.value());
+    let Some(first) = first.filter(|first| *first <= upto) else {
+        return Ok(false);
+    };
+    let last = upto.min(first.saturating_add(LOG_PURGE_ENTRIES - 1));
+    entries.retain_in(..=last, |_, _| false)?;
+    Ok(last < upto)
 }

@@ -22,6 +22,7 @@ pub mod snapshot;
 pub mod state_file;
 
 pub use alarm::Alarm;
+pub use database::panic_is_caught;
 pub use directory::Directory;
 pub use error::{DbError, OpenError, SnapshotError};
 pub use files::{DiskFiles, Files};

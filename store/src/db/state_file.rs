@@ -11,12 +11,15 @@
 //! Everything here blocks: off the async threads with it.
 
 use std::{
+    iter::Peekable,
     ops::Bound,
     sync::{Arc, RwLock},
 };
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase, TableDefinition};
+use redb::{
+    CursorError, Database, Durability, ReadTransaction, ReadableDatabase, Table, TableDefinition,
+};
 
 use super::{
     database::{self, seal, seal_into, unseal},
@@ -95,26 +98,10 @@ impl StateFile {
             transaction.set_durability(Durability::Immediate)?;
             // The allocator's state goes along, so that opening after a crash does not walk the whole file.
             transaction.set_quick_repair(true);
-            let mut written = Written::default();
-            {
+            let written = {
                 let mut records = transaction.open_table(RECORDS)?;
-                let mut scratch = Vec::new();
-                for change in changes {
-                    written.records += 1;
-                    match change {
-                        Change::Put(key, value) => {
-                            written.bytes += (key.len() + value.len()) as u64;
-                            scratch.clear();
-                            seal_into(&mut scratch, &key, &value);
-                            records.insert(&key[..], scratch.as_slice())?;
-                        }
-                        Change::Delete(key) => drop(records.remove(&key[..])?),
-                        Change::DeleteRange(from, to) => {
-                            records.retain_in::<&[u8], _>(&from[..]..&to[..], |_, _| false)?;
-                        }
-                    }
-                }
-            }
+                write_records(&mut records, changes.into_iter())?
+            };
             if mutant::on(Mutant::CheckpointInTwoSteps) {
                 transaction.commit()?;
                 transaction = opened.database.begin_write()?;
@@ -176,6 +163,71 @@ impl StateFile {
         });
         Ok(())
     }
+}
+
+type Records<'a> = Table<'a, &'static [u8], &'static [u8]>;
+
+fn write_records(
+    records: &mut Records<'_>,
+    changes: impl Iterator<Item = Change>,
+) -> Result<Written, redb::Error> {
+    let mut written = Written::default();
+    let mut sealed = Vec::new();
+    let mut changes = changes.inspect(|_| written.records += 1).peekable();
+    let mut bytes = 0;
+    while let Some(change) = changes.next() {
+        match change {
+            Change::Put(key, value) => {
+                bytes += key.len() + value.len();
+                sealed.clear();
+                seal_into(&mut sealed, &key, &value);
+                records.insert(&key[..], sealed.as_slice())?;
+            }
+            Change::Append(key, value) => {
+                bytes += append_run(records, key, value, &mut changes, &mut sealed)?;
+            }
+            Change::Delete(key) => drop(records.remove(&key[..])?),
+            Change::DeleteRange(from, to) => {
+                records.retain_in::<&[u8], _>(&from[..]..&to[..], |_, _| false)?;
+            }
+        }
+    }
+    drop(changes);
+    written.bytes = bytes as u64;
+    Ok(written)
+}
+
+/// Writes a record and those that are appended after it through one gap of the tree: pages are filled in order instead of
+/// being split again and again. What does not fit into the gap is written as any other. Their bytes.
+fn append_run<I: Iterator<Item = Change>>(
+    records: &mut Records<'_>,
+    key: Vec<u8>,
+    value: Bytes,
+    changes: &mut Peekable<I>,
+    sealed: &mut Vec<u8>,
+) -> Result<usize, redb::Error> {
+    let mut bytes = 0;
+    let mut gap = records.upper_bound_mut(Bound::Included(&key[..]))?;
+    let mut next = Some((key, value));
+    while let Some((key, value)) = &next {
+        sealed.clear();
+        seal_into(sealed, key, value);
+        bytes += key.len() + value.len();
+        match gap.insert_before(&key[..], sealed.as_slice()) {
+            Ok(()) => {}
+            Err(CursorError::UnorderedKey) => break,
+            Err(error) => return Err(error.into()),
+        }
+        next = match changes.next_if(|change| matches!(change, Change::Append(..))) {
+            Some(Change::Append(key, value)) => Some((key, value)),
+            _ => None,
+        };
+    }
+    gap.close()?;
+    if let Some((key, _)) = next {
+        records.insert(&key[..], sealed.as_slice())?;
+    }
+    Ok(bytes)
 }
 
 /// Makes the tables of an empty state.
@@ -301,4 +353,51 @@ fn open_record(key: &[u8], sealed: &[u8]) -> Result<Bytes, DbError> {
 
 fn reading(error: impl Into<redb::Error>) -> DbError {
     DbError::redb(STATE, "read", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::crash::CrashDisk;
+
+    fn key(number: u8) -> Vec<u8> {
+        vec![0x81, number]
+    }
+
+    fn append(number: u8, bytes: usize) -> Change {
+        Change::Append(key(number), vec![number; bytes].into())
+    }
+
+    #[test]
+    fn what_is_appended_is_there_whatever_was_there_before() {
+        let disk = CrashDisk::default();
+        StateFile::create(&disk).unwrap();
+        let file = StateFile::open(Arc::new(disk), Arc::new(())).unwrap();
+        let put = |number| Change::Put(key(number), vec![number].into());
+        // 5 and 9 lie in the way of the run, and 7 is there already, with another value.
+        let first = [put(5), put(7), put(9), append(20, 3_000), append(30, 10)];
+        assert_eq!(file.write(first, b"1").unwrap().records, 5);
+        let run = (1..=10).chain([25, 40]).map(|number| append(number, 700));
+        let more = run.chain([Change::Delete(key(2)), append(50, 1), put(51)]);
+        let written = file.write(more, b"2").unwrap();
+        assert_eq!((written.records, written.bytes), (15, 12 * 702 + 3 + 3));
+        let mut found = Vec::new();
+        let view = file.view().unwrap();
+        view.visit(None, |key, value| {
+            assert!(value.iter().all(|byte| *byte == key[1]));
+            found.push((key[1], value.len()));
+            true
+        })
+        .unwrap();
+        let run = [1, 3, 4, 5, 6, 7, 8, 9, 10].map(|number| (number, 700));
+        let rest = [
+            (20, 3_000),
+            (25, 700),
+            (30, 10),
+            (40, 700),
+            (50, 1),
+            (51, 1),
+        ];
+        assert_eq!(found, [&run[..], &rest[..]].concat());
+    }
 }

@@ -10,6 +10,7 @@ use troika_proto::member::v1::{self as wire, refused::Code};
 
 use super::config::{ADMIN_TIMEOUT, CALL_TIMEOUT};
 use super::core::{Core, Leadership};
+use super::error::AdminError;
 use super::identity::Verdict;
 use super::network::{Envelope, Kind};
 use super::wire as messages;
@@ -250,11 +251,14 @@ impl Door {
         let operation =
             admin::from_wire(request).ok_or_else(|| No::malformed("no operation is named"))?;
         let deadline = Runtime::now() + ADMIN_TIMEOUT;
-        let done = admin::on_leader(&self.core, &operation, deadline).await;
-        if done == Ok(admin::Done::ElsewhereNow) {
-            let message = format!("member {} has handed over", self.core.id());
-            return Err(No(Code::NotLeader, message));
+        match admin::on_leader(&self.core, &operation, deadline).await {
+            Ok(admin::Done::ElsewhereNow) => {
+                let message = format!("member {} has handed over", self.core.id());
+                Err(No(Code::NotLeader, message))
+            }
+            // Perhaps done and perhaps not: whoever asks may ask again.
+            Err(AdminError::Unavailable(error)) => Err(No::not_ready(error)),
+            done => Ok(admin::reply(done.map(drop))),
         }
-        Ok(admin::reply(done.map(drop)))
     }
 }

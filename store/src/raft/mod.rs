@@ -45,6 +45,7 @@ pub mod status;
 pub mod storage;
 pub mod tonic_network;
 pub mod types;
+mod waiting;
 mod wire;
 
 pub use config::MemberConfig;

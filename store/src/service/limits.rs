@@ -28,6 +28,8 @@ pub const BACKUPS: usize = 4;
 pub const ROUNDS_REQUEST_BYTES: usize = MAX_SHARD_MESSAGE_BYTES + 64 * 1024;
 /// Most bytes of a request to `State`: as many keys and codes as may be asked for.
 pub const STATE_REQUEST_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes of answers to reads that one member makes at a time, over all clients.
+pub const READ_BYTES: usize = 256 * 1024 * 1024;
 /// Records that are read from disk in one go; a block's shards are read so many at a time.
 pub const RECORDS_PER_READ: usize = 64;
 /// Bytes of events that a watcher takes from the state in one go, filtered ones included; a single larger event goes

@@ -1,6 +1,6 @@
 //! What a member's services hold at a time, over all its clients: bounded, and refused at once beyond.
 
-use super::limits::{BACKUPS, SUBMIT_BYTES, SUBMIT_STREAMS, WATCHERS};
+use super::limits::{BACKUPS, READ_BYTES, SUBMIT_BYTES, SUBMIT_STREAMS, WATCHERS};
 use super::status::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +13,8 @@ pub(super) struct Room {
     pub(super) streams: Bound,
     pub(super) watchers: Bound,
     pub(super) backups: Bound,
+    /// Bytes of answers to reads that are being made.
+    pub(super) reads: Bound,
 }
 
 impl Room {
@@ -22,6 +24,7 @@ impl Room {
             streams: Bound::new("SUBMIT_STREAMS", SUBMIT_STREAMS, "streams"),
             watchers: Bound::new("WATCHERS", WATCHERS, "watches"),
             backups: Bound::new("BACKUPS", BACKUPS, "backups"),
+            reads: Bound::new("READ_BYTES", READ_BYTES, "bytes"),
         }
     }
 }
@@ -52,24 +55,12 @@ impl Bound {
 
     /// Takes some, given back when the share is dropped. What alone is more than there is goes alone.
     pub(super) fn take(&self, amount: usize) -> Result<Share, Fault> {
-        let fits = |used: usize| {
-            let after = used + amount;
-            (used == 0 || after <= self.most).then_some(after)
+        let mut share = Share {
+            of: self.clone(),
+            amount: 0,
         };
-        let taken = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        match taken {
-            Ok(_) => Ok(Share {
-                used: self.used.clone(),
-                amount,
-            }),
-            Err(_) => Err(Fault::Exhausted {
-                limit: self.name,
-                value: self.most,
-                unit: self.unit,
-            }),
-        }
+        share.grow(amount)?;
+        Ok(share)
     }
 
     pub(super) fn used(&self) -> usize {
@@ -80,13 +71,36 @@ impl Bound {
 /// A part of a bound.
 #[derive(Debug)]
 pub(super) struct Share {
-    used: Arc<AtomicUsize>,
+    of: Bound,
     amount: usize,
+}
+
+impl Share {
+    /// Takes more. As with the first, nobody is refused who has all that is taken.
+    pub(super) fn grow(&mut self, by: usize) -> Result<(), Fault> {
+        let fits = |used: usize| {
+            let after = used + by;
+            (used == self.amount || after <= self.of.most).then_some(after)
+        };
+        let taken = self
+            .of
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        if taken.is_err() {
+            return Err(Fault::Exhausted {
+                limit: self.of.name,
+                value: self.of.most,
+                unit: self.of.unit,
+            });
+        }
+        self.amount += by;
+        Ok(())
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.amount, Ordering::Relaxed);
+        self.of.used.fetch_sub(self.amount, Ordering::Relaxed);
     }
 }
 
@@ -108,5 +122,19 @@ mod tests {
         drop((second, third));
         assert_eq!(bound.used(), 0);
         assert!(bound.take(11).is_ok(), "alone");
+    }
+
+    #[test]
+    fn a_share_grows_as_far_as_others_leave_room() {
+        let bound = Bound::new("THINGS", 10, "things");
+        let mut first = bound.take(4).unwrap();
+        let second = bound.take(4).unwrap();
+        assert!(first.grow(3).is_err());
+        first.grow(2).unwrap();
+        drop(second);
+        first.grow(20).unwrap();
+        assert_eq!(bound.used(), 26);
+        drop(first);
+        assert_eq!(bound.used(), 0);
     }
 }

@@ -4,6 +4,7 @@
 
 use super::context::Context;
 use super::limits::{READ_KEYS_PER_LOOK, RECORDS_PER_READ};
+use super::room::Share;
 use super::rounds::{missing, no_round};
 use super::status::Fault;
 use crate::db::DbError;
@@ -95,24 +96,27 @@ impl StateService {
         self.block_by_hash(hash, deadline).await
     }
 
-    /// An accepted shard as it was submitted.
+    /// An accepted shard as it was submitted. Its bytes are added to the `share`.
     async fn accepted(
         &self,
         round: RoundId,
         shard: u32,
         winner: &Winner,
+        share: &mut Share,
     ) -> Result<(v1::ShardHeader, v1::ShardBody), Fault> {
         let record = self.cold(RecordKey::Shard { round, shard }).await?;
+        share.grow(record.as_ref().map_or(0, Bytes::len))?;
         self.open(round, shard, winner, record)
     }
 
     /// The accepted shards of a round from `first` on, as `winners` says who made them; a few at a time, so that no more
-    /// of a block is in memory than is looked at.
+    /// of a block is in memory than is looked at. Their bytes are added to the `share`.
     async fn some_accepted(
         &self,
         round: RoundId,
         first: u32,
         winners: &[Winner],
+        share: &mut Share,
     ) -> Result<Vec<(v1::ShardHeader, v1::ShardBody)>, Fault> {
         let indices = (first..).take(winners.len());
         let keys: Vec<_> = indices
@@ -121,6 +125,7 @@ impl StateService {
             .collect();
         let records = self.context.handle().cold_all(&keys).await;
         let records = records.map_err(unreadable)?;
+        share.grow(records.iter().flatten().map(Bytes::len).sum())?;
         let found = indices.zip(winners).zip(records);
         found
             .map(|((shard, winner), record)| self.open(round, shard, winner, record))
@@ -173,6 +178,7 @@ impl StateService {
         deadline: Instant,
     ) -> Result<v1::BlockDiffResponse, Fault> {
         let sealed = self.block_by_hash(block, deadline).await?;
+        let mut share = self.context.room().reads.take(0)?;
         let mut bodies = Vec::new();
         let mut fees = U256::ZERO;
         let winners = match sealed.round {
@@ -182,7 +188,8 @@ impl StateService {
         let mut bytes = 0;
         for (part, winners) in winners.chunks(RECORDS_PER_READ).enumerate() {
             let first = (part * RECORDS_PER_READ) as u32;
-            for (header, body) in self.some_accepted(sealed.round, first, winners).await? {
+            let accepted = self.some_accepted(sealed.round, first, winners, &mut share);
+            for (header, body) in accepted.await? {
                 fees = fees.saturating_add(number("fees", &header.fees).map_err(bad_record)?);
                 bytes += body.diff.as_ref().map_or(0, Message::encoded_len);
                 bodies.extend(body.diff);
@@ -417,7 +424,10 @@ impl State for StateService {
         };
         for (part, winners) in winners.chunks(RECORDS_PER_READ).enumerate() {
             let first = (part * RECORDS_PER_READ) as u32;
-            let accepted = self.some_accepted(sealed.round, first, winners).await?;
+            // Of each part only the headers are kept.
+            let mut share = self.context.room().reads.take(0)?;
+            let accepted = self.some_accepted(sealed.round, first, winners, &mut share);
+            let accepted = accepted.await?;
             let found = (first..).zip(winners).zip(accepted);
             shards.extend(found.map(|((index, winner), (header, _))| v1::BlockShard {
                 index,
@@ -448,7 +458,9 @@ impl State for StateService {
             found = self.context.read(|m| decided(m, round, shard));
         }
         let winner = found?;
-        let (header, body) = self.accepted(round, shard, &winner).await?;
+        let mut share = self.context.room().reads.take(0)?;
+        let accepted = self.accepted(round, shard, &winner, &mut share);
+        let (header, body) = accepted.await?;
         let body = v1::ShardBody {
             transactions: if request.transactions {
                 body.transactions

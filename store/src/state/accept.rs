@@ -133,11 +133,12 @@ impl Machine {
                 revision: at,
             });
         }
-        live.accept(accepted.clone(), winner, rule.unwrap_or_default());
+        let encoded = accept.encoded().clone();
+        live.accept(accepted, winner, rule.unwrap_or_default());
         self.items.add(live.round.digest_winner(shard, &winner));
         let complete = live.undecided == 0;
         let key = RecordKey::Shard { round: id, shard };
-        self.generation.put(key, Value::Shard(accepted));
+        self.generation.put(key, Value::Shard(encoded, revision));
         self.tell(EventKind::ShardAccepted { round: id, shard });
         if complete {
             self.complete(id);

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub enum Change {
     /// The record has this value.
     Put(Vec<u8>, Bytes),
+    /// The same for a record that was not there before, nor any between it and the one before it: a hint to whoever writes.
+    Append(Vec<u8>, Bytes),
     /// The record is gone, if it was there.
     Delete(Vec<u8>),
     /// All records from the first key up to, not including, the second are gone.
@@ -65,10 +67,15 @@ impl Generation {
                 None => Change::Delete(key.to_bytes()),
             },
         );
-        let cold = self.cold.iter().map(|(key, value)| match value.encode() {
-            Some(bytes) => Change::Put(key.to_bytes(), bytes),
-            None => Change::Delete(key.to_bytes()),
-        });
+        let cold = self
+            .cold
+            .iter()
+            .map(|(key, value)| match (value.encode(), key) {
+                // Accepted once, and later rounds come after.
+                (Some(bytes), RecordKey::Shard { .. }) => Change::Append(key.to_bytes(), bytes),
+                (Some(bytes), _) => Change::Put(key.to_bytes(), bytes),
+                (None, _) => Change::Delete(key.to_bytes()),
+            });
         let ranges = self
             .ranges
             .iter()

@@ -428,7 +428,10 @@ impl Layers {
         self.remove(tag, generation, hash);
         for (address, account) in &layer.changes.accounts {
             self.set_base_account(*address, *account, hash);
-            generation.put(RecordKey::Account(*address), Value::Account(*account));
+            generation.put(
+                RecordKey::Account(*address),
+                Value::Account(account.map(Box::new)),
+            );
         }
         for (address, key, value) in &layer.changes.slots {
             self.set_base_slot(*address, *key, *value, hash);

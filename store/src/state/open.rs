@@ -73,8 +73,10 @@ impl Machine {
                 code_hash,
             });
             layers.set_base_account(*address, account, &mut self.items);
-            self.generation
-                .put(RecordKey::Account(*address), Value::Account(account));
+            self.generation.put(
+                RecordKey::Account(*address),
+                Value::Account(account.map(Box::new)),
+            );
             for (key, value) in &given.storage {
                 layers.set_base_slot(*address, *key, *value, &mut self.items);
                 self.generation

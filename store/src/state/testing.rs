@@ -251,7 +251,7 @@ impl Disk {
     pub(crate) fn checkpoint(&mut self, machine: &mut Machine) {
         for change in machine.take_generation().changes() {
             match change {
-                Change::Put(key, value) => {
+                Change::Put(key, value) | Change::Append(key, value) => {
                     self.0.insert(key, value);
                 }
                 Change::Delete(key) => {

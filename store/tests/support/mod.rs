@@ -255,6 +255,19 @@ pub fn genesis() -> Genesis {
 
 /// A proposal for `shard` of the block in which its payer's nonce becomes `nonce`. Different executors' ones differ.
 pub fn proposal(round: u64, shard: u32, payer: u32, nonce: u64, executor: &str) -> Command {
+    let transaction = format!("{executor} {round} {shard}").into_bytes();
+    proposal_of(round, shard, payer, nonce, executor, transaction)
+}
+
+/// The same with this transaction.
+pub fn proposal_of(
+    round: u64,
+    shard: u32,
+    payer: u32,
+    nonce: u64,
+    executor: &str,
+    transaction: Vec<u8>,
+) -> Command {
     let paid = AccountDiff {
         balance: Delta::fall(U256::from(1_000_u64 + 21_000 * 1_000)),
         nonce: Some(nonce),
@@ -268,7 +281,7 @@ pub fn proposal(round: u64, shard: u32, payer: u32, nonce: u64, executor: &str) 
         accounts: BTreeMap::from([(account(payer), paid), (account(SHARDS), credit)]),
     };
     let body = ShardBody {
-        transactions: vec![format!("{executor} {round} {shard}").into_bytes().into()],
+        transactions: vec![transaction.into()],
         receipts: vec![Receipt {
             tx_type: 2,
             success: true,

@@ -1,6 +1,7 @@
 //! A network in memory between members, which a test cuts, stalls and heals.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub struct Hub {
     cut: Mutex<BTreeSet<(String, String)>>,
     /// Addresses to and from which messages wait.
     stalled: watch::Sender<BTreeSet<String>>,
+    /// Bytes of messages on streams that wait, and the most that ever waited at once.
+    withheld: AtomicUsize,
+    most_withheld: AtomicUsize,
     /// Ends what runs between two members when they are cut.
     links: Mutex<BTreeMap<(String, String), CancellationToken>>,
 }
@@ -62,6 +66,19 @@ impl Hub {
         self.stalled.send_modify(|stalled| {
             stalled.insert(address(id));
         });
+    }
+
+    /// The most bytes of messages that have waited on streams at once.
+    pub fn most_withheld(&self) -> usize {
+        self.most_withheld.load(Ordering::Relaxed)
+    }
+
+    /// Ready when a message of a stream gets through.
+    async fn withhold(&self, from: &str, to: &str, bytes: usize) {
+        let withheld = self.withheld.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.most_withheld.fetch_max(withheld, Ordering::Relaxed);
+        self.passable(from, to).await;
+        self.withheld.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Everybody reaches everybody again.
@@ -161,7 +178,7 @@ impl Network for Wire {
                     tokio::select! {
                         biased;
                         () = to_door.closed() => return,
-                        () = hub.passable(&own, &to) => {}
+                        () = hub.withhold(&own, &to, message.payload.len()) => {}
                     }
                     if to_door.send(message).await.is_err() {
                         return;

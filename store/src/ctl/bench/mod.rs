@@ -110,6 +110,7 @@ async fn open_round(client: &Client) -> Result<u64, CtlError> {
         ..Default::default()
     };
     let answer = client
+        .afresh()
         .call(|a: Attempt| {
             let request = a.request(request.clone());
             async move { a.rounds().open(request).await }
@@ -128,6 +129,7 @@ async fn open_round(client: &Client) -> Result<u64, CtlError> {
 async fn seal_round(client: &Client, round: u64) -> Result<(), CtlError> {
     let request = v1::SealRoundRequest { meta: None, round };
     let answer = client
+        .afresh()
         .call(|a: Attempt| {
             let request = a.request(request.clone());
             async move { a.rounds().seal(request).await }

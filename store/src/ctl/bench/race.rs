@@ -315,6 +315,7 @@ impl Race {
             below_round,
         };
         self.client
+            .afresh()
             .call(|a| {
                 let request = a.request(request.clone());
                 async move { a.cluster().prune(request).await }

@@ -42,9 +42,10 @@ pub mod transaction;
 pub use key::RecordKey;
 pub use transaction::Place;
 
+use super::decision::Revision;
 use super::history::StoredEvent;
 use super::layers::{Account, Layer};
-use super::round::{Accepted, Round};
+use super::round::Round;
 use bytes::Bytes;
 use std::sync::Arc;
 use troika_proto::{Malformed, U256};
@@ -81,11 +82,13 @@ fn decode<M: prost::Message + Default>(what: &'static str, bytes: &[u8]) -> Resu
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Encoded(Bytes),
-    Account(Option<Account>),
+    /// In a box: most values are slots.
+    Account(Option<Box<Account>>),
     Slot(U256),
     Round(Arc<Round>),
     Layer(Arc<Layer>),
-    Shard(Arc<Accepted>),
+    /// An accepted proposal as it was logged, which is a quarter of what it takes decoded, and its revision.
+    Shard(Bytes, Revision),
     Place(Place),
     Events(Arc<[StoredEvent]>),
     /// Deleted.
@@ -97,11 +100,11 @@ impl Value {
     pub(super) fn encode(&self) -> Option<Bytes> {
         match self {
             Self::Encoded(bytes) => Some(bytes.clone()),
-            Self::Account(account) => account.as_ref().map(account::encode),
+            Self::Account(account) => account.as_deref().map(account::encode),
             Self::Slot(value) => slot::encode(*value),
             Self::Round(round) => Some(round::encode(round)),
             Self::Layer(layer) => Some(layer::encode(layer)),
-            Self::Shard(accepted) => Some(shard::encode(accepted)),
+            Self::Shard(accept, revision) => Some(shard::encode(accept, *revision)),
             Self::Place(place) => Some(transaction::encode(*place)),
             Self::Events(events) => Some(events::encode(events)),
             Self::Gone => None,
@@ -116,7 +119,7 @@ impl Value {
             Self::Slot(_) => 32,
             Self::Round(round) => 512 + round.winners.len() * round::WINNER_BYTES,
             Self::Layer(layer) => layer.bytes(),
-            Self::Shard(accepted) => accepted.accept.approximate_bytes(),
+            Self::Shard(accept, _) => accept.len(),
             Self::Place(_) => 16,
             Self::Events(events) => events.len() * 40,
             Self::Gone => 0,

@@ -4,6 +4,7 @@
 
 use super::{Corrupt, corrupt, decode as message};
 use crate::state::command::{AcceptShard, put_message};
+use crate::state::decision::Revision;
 use crate::state::round::Accepted;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
@@ -14,14 +15,13 @@ const WHAT: &str = "shard";
 /// Number of `accepted` in the record.
 const ACCEPTED_TAG: u32 = 1;
 
-/// The record's bytes.
-pub fn encode(accepted: &Accepted) -> Bytes {
-    let accept = accepted.accept.encoded();
+/// The record's bytes, from those of the command that was accepted.
+pub fn encode(accept: &[u8], revision: Revision) -> Bytes {
     let mut bytes = BytesMut::with_capacity(accept.len() + 24);
     put_message(&mut bytes, ACCEPTED_TAG, accept);
     let rest = record::Shard {
         accepted: None,
-        revision: accepted.revision,
+        revision,
     };
     // Never fails: the buffer grows.
     let _ = rest.encode(&mut bytes);
@@ -61,7 +61,8 @@ mod tests {
             accept: transfer(3, 1, "a", 1, 2, 1),
             revision: 17,
         };
-        assert_eq!(decode(encode(&accepted)).unwrap(), accepted);
-        assert_eq!(decode_wire(encode(&accepted)).unwrap().revision, 17);
+        let bytes = encode(accepted.accept.encoded(), accepted.revision);
+        assert_eq!(decode(bytes.clone()).unwrap(), accepted);
+        assert_eq!(decode_wire(bytes).unwrap().revision, 17);
     }
 }
