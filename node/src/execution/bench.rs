@@ -13,13 +13,14 @@ use super::builder::Builder;
 use super::cache::recover_all;
 use super::evm::{Mode, Runner, evm, tx_env};
 use super::groups::{Group, groups_of, least_critical_gas, pack};
+use super::header;
 use super::mainnet::MainnetBlock;
 use super::overlay::Overlay;
 use super::rules::block_env;
 use super::transaction::Transaction;
 use super::view::{MemoryView, Unavailable};
 use super::{Rules, sequential};
-use alloy_primitives::{B256, Bytes};
+use alloy_primitives::Bytes;
 use prost::Message;
 use revm::context::{ContextTr, JournalTr};
 use revm::database::CacheDB;
@@ -29,7 +30,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use troika_proto::{LockKey, LockRule, Receipt, Shard, ShardBody, ordered_root, v1};
+use troika_proto::{LockKey, LockRule, Shard, ShardBody, ordered_root, v1};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
@@ -228,24 +229,13 @@ fn one_shard(
     let body = &shard.body;
     figures.transactions_root = timed(|| ordered_root(&body.transactions)).1;
     figures.diff_root = timed(|| diff.root(rules.lock_rule)).1;
-    figures.receipts_root = timed(|| receipts_root(&body.receipts)).1;
+    figures.receipts_root = timed(|| header::receipts(&body.receipts)).1;
     let (bytes, time) = timed(|| encode(&shard));
     figures.encoding = time;
     let (decoded, time) = timed(|| decode(bytes));
     figures.decoding = time;
     debug_assert!(decoded.is_some_and(|decoded| decoded == *body));
     Ok(())
-}
-
-/// As a shard's header has it: blooms, encodings, ordered trie.
-fn receipts_root(receipts: &[Receipt]) -> B256 {
-    let encode = |receipt: &Receipt| {
-        let mut bytes = Vec::with_capacity(320);
-        receipt.encode_2718(&receipt.bloom(), &mut bytes);
-        bytes
-    };
-    let encoded: Vec<Vec<u8>> = receipts.iter().map(encode).collect();
-    ordered_root(&encoded)
 }
 
 fn encode(shard: &Shard) -> Bytes {

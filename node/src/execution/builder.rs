@@ -1,6 +1,7 @@
 //! A shard in the making.
 
 use super::evm::{Engine, Executed, Mode, Ran};
+use super::header;
 use super::invalid::Invalid;
 use super::overlay::{Change, Overlay};
 use super::rules::Rules;
@@ -239,7 +240,7 @@ impl<V: StateView> Builder<V> {
             let lucky = body.diff.accounts.entry(Address::repeat_byte(0xee));
             lucky.or_default().balance = Delta::rise(U256::from(10).pow(U256::from(18)));
         }
-        let mut shard = Shard::new(index, body, self.fees(), self.rules.lock_rule);
+        let mut shard = header::shard(index, body, self.fees(), self.rules.lock_rule);
         if mutant::on(Mutant::CreditsLeftOut) {
             let mut covered = shard.body.diff.clone();
             covered.accounts.retain(|_, account| !account.is_credit());

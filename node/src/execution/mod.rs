@@ -25,7 +25,9 @@ pub mod bench;
 mod builder;
 mod cache;
 mod evm;
+mod explore;
 pub mod groups;
+mod header;
 mod invalid;
 pub mod mainnet;
 mod overlay;
@@ -40,6 +42,7 @@ mod view;
 
 pub use builder::{Builder, Push, Removed};
 pub use cache::{MAX_RECOVERY_THREADS, RecoveryCache, recover_all};
+pub use explore::explore;
 pub use invalid::Invalid;
 pub use rules::Rules;
 pub use simulate::{

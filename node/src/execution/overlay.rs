@@ -102,6 +102,13 @@ impl<V: StateView> Overlay<V> {
         }
     }
 
+    /// Begins anew on the parent's state.
+    pub(super) fn forget(&mut self) {
+        self.accounts.clear();
+        self.codes.clear();
+        self.block_hashes.clear();
+    }
+
     /// Takes over what a transaction left, and answers what that changed.
     ///
     /// # Errors
