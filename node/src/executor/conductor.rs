@@ -1,25 +1,26 @@
 //! The executor's one thread of control: takes events in the order in which they happened, and starts and stops the rest.
 //!
 //! Nothing in here waits for long: races, openings, feeds and second executions are tasks of their own. The one thing
-//! that is awaited between two events is the diff of a sealed block, because the next round reads what it changes.
+//! that is awaited between two events is what a sealed block changed, because the next round reads that; a race has
+//! gathered it shard by shard while the round ran.
 
 use super::feed::Close;
 use super::limits::{RETRY_MAX, START_RETRY};
-use super::race::{self, Race};
+use super::race::{self, Part, Race};
 use super::second::SecondExecution;
 use super::shared::Shared;
 use super::verifying::Verifying;
 use crate::store_client::{
-    BlockId, Event, EventId, EventKind, Head, Round, RoundKind, ShardFilter, StoreError, Watch,
-    WatchError, Winner,
+    BlockDiff, BlockId, Event, EventId, EventKind, Head, Round, RoundKind, ShardFilter, StoreError,
+    Watch, WatchError, Winner,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use troika_proto::{B256, BlockTotals, Diff, EMPTY_ROOT, Header, Shard, U256};
+use troika_proto::{B256, Diff, EMPTY_ROOT, Header, U256};
 
 /// Rounds that openings report before the watch does.
 const OPENED_BUFFER: usize = 16;
@@ -125,8 +126,9 @@ impl Conductor {
                 self.round_opened(round);
             }
         }
-        let filter = ShardFilter::Range(self.shared.shards.0, self.shared.shards.1);
-        Ok(client.watch(Some(EventId::end_of(head.revision)), filter))
+        // Of every shard: the next round reads what any of them changes.
+        let after = EventId::end_of(head.revision);
+        Ok(client.watch(Some(after), ShardFilter::All))
     }
 
     async fn follow(&mut self, mut watch: Watch) -> WatchError {
@@ -197,6 +199,7 @@ impl Conductor {
             return;
         }
         self.shared.book.opened(&round);
+        tracing::debug!(executor = self.shared.name, round = round.number, kind = ?round.kind, "round");
         match round.kind {
             RoundKind::Build => {
                 if round.parent == **self.shared.head.load() {
@@ -254,6 +257,7 @@ impl Conductor {
         header: Header,
         shard_hashes: &[B256],
     ) {
+        let heard = Instant::now();
         let parent = header.parent_hash;
         let payee = self.shared.config.beneficiary;
         let odd_payee = header.beneficiary != payee;
@@ -261,27 +265,34 @@ impl Conductor {
         self.new_head(block);
         let shared = &self.shared;
         let changes = if empty {
-            Some((Diff::default(), U256::ZERO))
+            Some(Changes::Shards(Vec::new()))
         } else {
-            match race.and_then(|race| own_changes(&race, shard_hashes)) {
-                Some(changes) => Some(changes),
-                None => stored_changes(shared, block).await,
-            }
+            changes(shared, race, block, shard_hashes).await
         };
-        match changes {
-            // In a replay the header's payee is another one than the config's: whom the fees reach is the store's
-            // to say, so that nothing is kept.
-            Some((diff, fees)) if odd_payee && !fees.is_zero() => {
-                shared.pool.sealed(&diff);
-                shared.cache.reset(block);
-            }
-            Some((diff, fees)) => {
-                shared.cache.advance(parent, block, &diff, payee, fees);
-                shared.pool.sealed(&diff);
+        let changed = heard.elapsed();
+        match &changes {
+            Some(changes) => {
+                let (diffs, fees) = (changes.diffs(), changes.fees());
+                if odd_payee && !fees.is_zero() {
+                    // In a replay the header's payee is another one than the config's: whom the fees reach is the
+                    // store's to say, so that nothing is kept.
+                    shared.cache.reset(block);
+                } else {
+                    shared.cache.advance(parent, block, &diffs, payee, fees);
+                }
+                shared.pool.sealed(&diffs);
             }
             None => shared.cache.reset(block),
         }
         shared.pool.followed(block);
+        tracing::debug!(
+            executor = shared.name,
+            %block,
+            staged = matches!(changes, Some(Changes::Shards(_))),
+            changes_ms = changed.as_secs_f64() * 1e3,
+            after_ms = heard.elapsed().as_secs_f64() * 1e3,
+            "follows"
+        );
         shared.gauge();
     }
 
@@ -305,34 +316,47 @@ impl Conductor {
     }
 }
 
-/// The block's changes from this executor's own proposals, where they are what was accepted.
-fn own_changes(race: &Race, shard_hashes: &[B256]) -> Option<(Diff, U256)> {
-    let mut diff = Diff::default();
-    let mut headers = Vec::with_capacity(shard_hashes.len());
-    for (shard, hash) in shard_hashes.iter().enumerate() {
-        let shard = shard as u32;
-        let accepted = match race.proposal(shard) {
-            Some(ours) if ours.hash == *hash => ours,
-            _ => {
-                let empty = Shard::empty(shard);
-                if empty.hash != *hash {
-                    return None;
-                }
-                Arc::new(empty)
-            }
-        };
-        // Accepted shards are disjoint: the store has seen to it.
-        diff.merge(&accepted.body.diff).ok()?;
-        headers.push(accepted);
-    }
-    let totals = BlockTotals::of(headers.iter().map(|s| &s.header), shard_hashes);
-    Some((diff, totals.fees))
+/// What a sealed block changed.
+enum Changes {
+    /// Shard by shard, as they were accepted.
+    Shards(Vec<Part>),
+    /// All in one.
+    Block(BlockDiff),
 }
 
-async fn stored_changes(shared: &Shared, block: B256) -> Option<(Diff, U256)> {
+impl Changes {
+    fn diffs(&self) -> Vec<&Diff> {
+        match self {
+            Self::Shards(parts) => parts.iter().map(Part::diff).collect(),
+            Self::Block(block) => vec![&block.diff],
+        }
+    }
+
+    fn fees(&self) -> U256 {
+        match self {
+            Self::Shards(parts) => {
+                let fees = parts.iter().map(Part::fees);
+                fees.fold(U256::ZERO, U256::saturating_add)
+            }
+            Self::Block(block) => block.fees,
+        }
+    }
+}
+
+/// From what was gathered while the round ran, or else from the store.
+async fn changes(
+    shared: &Shared,
+    race: Option<Arc<Race>>,
+    block: B256,
+    shard_hashes: &[B256],
+) -> Option<Changes> {
+    if let Some(race) = race
+        && let Some(parts) = race.parts(shard_hashes).await
+    {
+        return Some(Changes::Shards(parts));
+    }
     match shared.client.block_diff(block).await {
-        Ok(Some(changes)) => Some((changes.diff, changes.fees)),
-        Ok(None) => None,
+        Ok(changes) => changes.map(Changes::Block),
         Err(error) => {
             tracing::warn!(%block, %error, "the block's diff cannot be read");
             None

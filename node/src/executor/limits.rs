@@ -65,10 +65,24 @@ pub const APPEND_SLICE: Duration = Duration::from_millis(50);
 /// A shard that is not full is filled until this share (1 / it) of the time from `propose_after` to `seal_after` is over.
 pub const FILL_SHARE: u32 = 2;
 
+/// Accepted shards of a round that are read at a time while it runs.
+pub const STAGE_READS: usize = 4;
+/// Longest that they are waited for once the block is sealed; then what the block changed is read as a whole.
+pub const STAGE_WAIT: Duration = Duration::from_secs(1);
 /// Transactions that are executed ahead to learn what state they will ask for.
-pub const PROBE_TRANSACTIONS: usize = 512;
-/// Most such turns before what is missing is read one by one.
-pub const PROBE_TURNS: usize = 6;
+pub const PROBE_TRANSACTIONS: usize = 2_048;
+/// So many of them are looked at before it is asked whether more of them are worth it ...
+pub const PROBE_CHUNK: usize = 128;
+/// ... which they are where this share (1 / it) of those asked for something in vain.
+pub const PROBE_COLD_SHARE: usize = 16;
+/// Most such looks ahead in one go over a shard, before what is missing is read one by one.
+pub const PROBE_TURNS: usize = 4;
+/// Most reads of the store of one look ahead, each for all that its transactions miss at that point.
+pub const PROBE_WAVES: usize = 48;
+/// Executing so much gas once more takes about as long as reading one value from the store.
+pub const PROBE_GAS_A_VALUE: u64 = 500_000;
+/// Most reads for state that only shows when a shard is executed again after a conflict.
+pub const CONFLICT_READS: usize = 6;
 /// Blocks whose old values are kept, so that the parent's state stays readable while the next round runs.
 pub const UNDO_BLOCKS: usize = 8;
 /// Parts of the cache, each under its own lock.

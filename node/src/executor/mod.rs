@@ -12,6 +12,7 @@
 //!
 //! It decides nothing: which proposal wins is the store's to say. It knows nothing of JSON-RPC.
 
+pub mod bench;
 mod cache;
 mod conductor;
 mod config;

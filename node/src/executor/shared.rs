@@ -167,6 +167,7 @@ impl Shared {
             ("troika_executor_pending_transactions", transactions),
             ("troika_executor_pending_bytes", bytes),
             ("troika_executor_cache_bytes", self.cache.bytes()),
+            ("troika_executor_state_reads", self.cache.reads() as usize),
         ] {
             metrics::gauge!(metric, "executor" => self.name.clone()).set(value as f64);
         }

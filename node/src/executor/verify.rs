@@ -1,10 +1,15 @@
 //! Executing somebody's shard in its exact order, on the parent's state: for VERIFY rounds and for second executions.
 
 use super::cache::{CacheView, Probe};
-use super::limits::{PROBE_TRANSACTIONS, PROBE_TURNS};
+use super::limits::{
+    PROBE_CHUNK, PROBE_COLD_SHARE, PROBE_GAS_A_VALUE, PROBE_TRANSACTIONS, PROBE_TURNS, PROBE_WAVES,
+};
 use super::shared::Shared;
-use crate::execution::{Builder, ExecutionError, Transaction, Unavailable, execute_rest};
+use crate::execution::{
+    Builder, ExecutionError, Rules, Transaction, Unavailable, execute_rest, explore,
+};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use troika_proto::{B256, Environment, Shard};
 
@@ -47,66 +52,143 @@ pub async fn execute(shared: &Arc<Shared>, task: Task, over: &CancellationToken)
     if let Err(error) = view.prefetch(&task.transactions).await {
         return Outcome::Unavailable(error.to_string());
     }
+    let ground = Ground {
+        rules: shared.rules.clone(),
+        environment: shared.execution_environment(&task.environment),
+        view,
+        runtime: shared.runtime.clone(),
+    };
     let permit = shared.permits.clone().acquire_owned().await.ok();
-    let (shared, over) = (shared.clone(), over.clone());
+    let over = over.clone();
     let executed = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        run(&shared, &view, &task, &over)
+        ground.run(task.index, &task.transactions, &over)
     });
     executed
         .await
         .unwrap_or_else(|error| Outcome::Unavailable(error.to_string()))
 }
 
-fn run(shared: &Shared, view: &Arc<CacheView>, task: &Task, over: &CancellationToken) -> Outcome {
-    let environment = shared.execution_environment(&task.environment);
-    let rules = shared.rules.clone();
-    let mut builder = Builder::new(rules, environment.clone(), view.clone());
-    let mut turns = 0;
-    loop {
-        match execute_rest(&mut builder, &task.transactions, || !over.is_cancelled()) {
-            Ok(true) => return Outcome::Shard(Box::new(builder.finish(task.index))),
-            Ok(false) => return Outcome::Unavailable("nobody waits for it any more".to_owned()),
-            Err(ExecutionError::Unavailable { index: at, error }) => {
-                let missing = view.take_missing();
-                if missing.is_empty() {
-                    return Outcome::Unavailable(error.to_string());
+/// What a shard is executed on, from a thread that may block.
+pub struct Ground {
+    /// By which rules.
+    pub rules: Rules,
+    /// What transactions see.
+    pub environment: Environment,
+    /// The parent's state.
+    pub view: Arc<CacheView>,
+    /// Where reads of the store run.
+    pub runtime: Handle,
+}
+
+impl Ground {
+    /// Executes `transactions` as the shard `index`, in their order; what the view misses on the way is loaded, for all
+    /// of them together.
+    pub fn run(
+        &self,
+        index: u32,
+        transactions: &[Arc<Transaction>],
+        over: &CancellationToken,
+    ) -> Outcome {
+        let (rules, environment) = (self.rules.clone(), self.environment.clone());
+        let mut builder = Builder::new(rules, environment, self.view.clone());
+        let mut turns = 0;
+        loop {
+            match execute_rest(&mut builder, transactions, || !over.is_cancelled()) {
+                Ok(true) => return Outcome::Shard(Box::new(builder.finish(index))),
+                Ok(false) => {
+                    return Outcome::Unavailable("nobody waits for it any more".to_owned());
                 }
-                if let Err(error) = view.load_blocking(&shared.runtime, missing) {
-                    return Outcome::Unavailable(error.to_string());
-                }
-                if turns < PROBE_TURNS {
-                    turns += 1;
-                    let end = task.transactions.len().min(at + PROBE_TRANSACTIONS);
-                    let ahead = &task.transactions[at.min(end)..end];
-                    if let Err(error) = probe(shared, view, &environment, ahead) {
+                Err(ExecutionError::Unavailable { index: at, error }) => {
+                    let rest = transactions.get(at..).unwrap_or_default();
+                    if let Err(error) = self.catch_up(error, rest, &mut turns) {
                         return Outcome::Unavailable(error.to_string());
                     }
-                } else {
-                    view.be_patient(&shared.runtime);
                 }
+                Err(impossible) => return Outcome::Impossible(impossible.to_string()),
             }
-            Err(impossible) => return Outcome::Impossible(impossible.to_string()),
         }
+    }
+
+    /// After an execution ended with `error`: loads what the view misses, and looks what `rest`, the transactions that were
+    /// not executed yet, will miss. After some such `turns` the view waits for every single value from then on.
+    ///
+    /// # Errors
+    /// `error`, where nothing is missing; [`Unavailable`] where the store does not answer.
+    pub fn catch_up(
+        &self,
+        error: Unavailable,
+        rest: &[Arc<Transaction>],
+        turns: &mut usize,
+    ) -> Result<(), Unavailable> {
+        let missing = self.view.take_missing();
+        if missing.is_empty() {
+            return Err(error);
+        }
+        self.view.load_blocking(&self.runtime, missing)?;
+        if *turns == PROBE_TURNS {
+            self.view.be_patient(&self.runtime);
+            return Ok(());
+        }
+        *turns += 1;
+        self.look_ahead(&rest[..rest.len().min(PROBE_TRANSACTIONS)])
+    }
+
+    /// Executes `ahead` on a view that answers missing values by nothing, loads in one read what was asked for in vain, and
+    /// goes on so with those that did: what a transaction reads may depend on what it read before.
+    ///
+    /// # Errors
+    /// [`Unavailable`] where the store does not answer.
+    pub fn look_ahead(&self, ahead: &[Arc<Transaction>]) -> Result<(), Unavailable> {
+        let mut asking = Asking::default();
+        for some in ahead.chunks(PROBE_CHUNK) {
+            let before = asking.transactions.len();
+            self.ask(some, &mut asking)?;
+            // Who knows nearly all that these ask for will know most of what the next ones do.
+            if asking.transactions.len() - before < some.len() / PROBE_COLD_SHARE {
+                break;
+            }
+        }
+        for _ in 0..PROBE_WAVES {
+            let missing = self.view.take_missing();
+            let values = missing.len() as u64;
+            if values == 0 {
+                return Ok(());
+            }
+            self.view.load_blocking(&self.runtime, missing)?;
+            // A few long ones: executing them over and over costs more than their reads.
+            if asking.gas > values * PROBE_GAS_A_VALUE {
+                return Ok(());
+            }
+            let again = std::mem::take(&mut asking);
+            self.ask(&again.transactions, &mut asking)?;
+        }
+        Ok(())
+    }
+
+    /// Executes each by itself; those that miss something are `asking`.
+    fn ask(
+        &self,
+        transactions: &[Arc<Transaction>],
+        asking: &mut Asking,
+    ) -> Result<(), Unavailable> {
+        let probe = Probe(self.view.clone());
+        let mut misses = self.view.misses();
+        let looked = |transaction: &Arc<Transaction>, gas| {
+            let now = self.view.misses();
+            if std::mem::replace(&mut misses, now) != now {
+                asking.transactions.push(transaction.clone());
+                asking.gas += gas;
+            }
+        };
+        explore(&self.rules, &self.environment, transactions, probe, looked)
     }
 }
 
-/// Executes ahead on a view that answers missing values by nothing, and loads what was asked for in vain.
-///
-/// # Errors
-/// [`Unavailable`] where the store does not answer.
-pub fn probe(
-    shared: &Shared,
-    view: &Arc<CacheView>,
-    environment: &Environment,
-    ahead: &[Arc<Transaction>],
-) -> Result<(), Unavailable> {
-    let rules = shared.rules.clone();
-    let mut scratch = Builder::new(rules, environment.clone(), Probe(view.clone()));
-    scratch.push_all(ahead, |_, _| true)?;
-    let missing = view.take_missing();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    view.load_blocking(&shared.runtime, missing)
+/// Transactions that asked for something in vain.
+#[derive(Default)]
+struct Asking {
+    transactions: Vec<Arc<Transaction>>,
+    /// What executing them again takes, at least.
+    gas: u64,
 }

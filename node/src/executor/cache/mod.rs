@@ -16,6 +16,7 @@ use crate::execution::Code;
 use crate::store_client::StateKey;
 use alloy_primitives::map::HashMap;
 use part::Part;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use troika_proto::{Address, B256, Diff, Header, U256};
 
@@ -29,6 +30,8 @@ pub struct StateCache {
     parts: Vec<Mutex<Part>>,
     codes: Mutex<Codes>,
     links: Mutex<HashMap<B256, (u64, B256)>>,
+    /// Calls of the store for what was not known.
+    reads: AtomicU64,
 }
 
 #[derive(Default)]
@@ -57,16 +60,26 @@ impl StateCache {
                 ..Codes::default()
             }),
             links: Mutex::new(HashMap::default()),
+            reads: AtomicU64::new(0),
         }
     }
 
-    /// Goes over to `block`, a child of `parent`, by what it changed. `fees` are credited to `payee`.
+    /// Calls of the store so far, each for everything that was missing at that moment.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    fn count_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Goes over to `block`, a child of `parent`, by what its shards changed. `fees` are credited to `payee`.
     ///
     /// Where the cache does not stand at `parent` it starts anew, empty.
-    pub fn advance(&self, parent: B256, block: B256, diff: &Diff, payee: Address, fees: U256) {
+    pub fn advance(&self, parent: B256, block: B256, diffs: &[&Diff], payee: Address, fees: U256) {
         let mut changes: Vec<Vec<part::Change<'_>>> = Vec::new();
         changes.resize_with(CACHE_PARTS, Vec::new);
-        for (address, account) in &diff.accounts {
+        for (address, account) in diffs.iter().flat_map(|diff| &diff.accounts) {
             let itself = account.nonce.is_some() || account.code.is_some();
             if itself || !account.balance.is_zero() {
                 let index = part_of(&StateKey::Account(*address));
@@ -225,8 +238,8 @@ mod tests {
         cache.reset(block(1));
         let key = StateKey::Account(address(7));
         assert!(cache.insert(block(1), key, account(10)));
-        cache.advance(block(1), block(2), &rise(7, 5), address(9), U256::ZERO);
-        cache.advance(block(2), block(3), &rise(7, 5), address(9), U256::ZERO);
+        cache.advance(block(1), block(2), &[&rise(7, 5)], address(9), U256::ZERO);
+        cache.advance(block(2), block(3), &[&rise(7, 5)], address(9), U256::ZERO);
         assert_eq!(cache.get(block(1), &key), Some(account(10)));
         assert_eq!(cache.get(block(2), &key), Some(account(15)));
         assert_eq!(cache.get(block(3), &key), Some(account(20)));
@@ -236,7 +249,7 @@ mod tests {
     fn a_change_of_an_unknown_balance_is_a_miss_not_a_guess() {
         let cache = StateCache::new(1 << 20);
         cache.reset(block(1));
-        cache.advance(block(1), block(2), &rise(7, 5), address(9), U256::ZERO);
+        cache.advance(block(1), block(2), &[&rise(7, 5)], address(9), U256::ZERO);
         let key = StateKey::Account(address(7));
         assert_eq!(cache.get(block(2), &key), None);
         // A late answer about the parent does not become the head's value.
@@ -254,13 +267,7 @@ mod tests {
         assert_eq!(cache.get(block(99), &key), None);
         assert!(!cache.insert(block(99), key, Value::Slot(U256::from(5))));
         assert_eq!(cache.get(block(1), &key), Some(Value::Slot(U256::from(4))));
-        cache.advance(
-            block(50),
-            block(51),
-            &Diff::default(),
-            address(9),
-            U256::ZERO,
-        );
+        cache.advance(block(50), block(51), &[], address(9), U256::ZERO);
         assert_eq!(cache.get(block(51), &key), None);
     }
 
@@ -270,8 +277,33 @@ mod tests {
         cache.reset(block(1));
         let key = StateKey::Account(address(9));
         cache.insert(block(1), key, account(10));
-        cache.advance(block(1), block(2), &rise(9, 5), address(9), U256::from(7));
+        cache.advance(
+            block(1),
+            block(2),
+            &[&rise(9, 5)],
+            address(9),
+            U256::from(7),
+        );
         assert_eq!(cache.get(block(2), &key), Some(account(22)));
+        assert_eq!(cache.get(block(1), &key), Some(account(10)));
+    }
+
+    #[test]
+    fn what_several_shards_change_of_one_account_adds_up() {
+        let cache = StateCache::new(1 << 20);
+        cache.reset(block(1));
+        let key = StateKey::Account(address(7));
+        assert!(cache.insert(block(1), key, account(10)));
+        let mut fall = rise(7, 0);
+        let spent = fall.accounts.get_mut(&address(7)).expect("an account");
+        spent.balance = Delta::fall(U256::from(9));
+        spent.nonce = Some(2);
+        let diffs = [&rise(7, 5), &fall, &rise(7, 1)];
+        cache.advance(block(1), block(2), &diffs, address(9), U256::ZERO);
+        let Some(Value::Account(Some(found))) = cache.get(block(2), &key) else {
+            panic!("it is known");
+        };
+        assert_eq!((found.balance, found.nonce), (U256::from(7), 2));
         assert_eq!(cache.get(block(1), &key), Some(account(10)));
     }
 
@@ -281,7 +313,7 @@ mod tests {
         cache.reset(block(1));
         let key = StateKey::Account(address(9));
         cache.insert(block(1), key, Value::Account(None));
-        cache.advance(block(1), block(2), &rise(9, 5), address(8), U256::ZERO);
+        cache.advance(block(1), block(2), &[&rise(9, 5)], address(8), U256::ZERO);
         let Some(Value::Account(Some(found))) = cache.get(block(2), &key) else {
             panic!("a paid account exists");
         };
@@ -359,7 +391,7 @@ mod tests {
                             // A block on another one than the head: a fork, whose state is not kept; or, now and
                             // then, the head jumps there.
                             if parent == head || number % 5 == 0 {
-                                cache.advance(parent, hash, &diff, address(PAYEE), U256::from(fees));
+                                cache.advance(parent, hash, &[&diff], address(PAYEE), U256::from(fees));
                                 head = hash;
                             }
                             chain.push((hash, balances));

@@ -13,6 +13,7 @@ use crate::store_client::{BlockId, StateKey, StateValue, StoreClient, StoreError
 use alloy_consensus::Transaction as _;
 use alloy_primitives::KECCAK256_EMPTY;
 use alloy_primitives::map::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use tokio::runtime::Handle;
 use troika_proto::{Address, B256, BlockHashes, U256};
@@ -32,7 +33,12 @@ pub struct Missing {
 impl Missing {
     /// True if nothing is missing.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.codes.is_empty() && self.hashes.is_empty()
+        self.len() == 0
+    }
+
+    /// How many values.
+    pub fn len(&self) -> usize {
+        self.keys.len() + self.codes.len() + self.hashes.len()
     }
 }
 
@@ -48,6 +54,8 @@ pub struct CacheView {
     own: Mutex<HashMap<StateKey, Value>>,
     hashes: Mutex<HashMap<u64, B256>>,
     missing: Mutex<Missing>,
+    /// How often something was asked for in vain.
+    misses: AtomicU64,
     /// Whether a miss is waited for, and what for that is needed.
     patient: Mutex<Option<(Handle, Weak<CacheView>)>>,
 }
@@ -70,8 +78,14 @@ impl CacheView {
             own: Mutex::default(),
             hashes: Mutex::default(),
             missing: Mutex::default(),
+            misses: AtomicU64::new(0),
             patient: Mutex::default(),
         }
+    }
+
+    /// How often something was asked for in vain so far.
+    pub fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
     }
 
     /// What has been asked for in vain since the last call.
@@ -147,6 +161,7 @@ impl CacheView {
         let keys: Vec<StateKey> = missing.keys.into_iter().collect();
         let mut codes: Vec<B256> = missing.codes.into_iter().collect();
         if !keys.is_empty() {
+            self.cache.count_read();
             let answer = self.client.read(Some(self.block), &keys, &[]).await?;
             for (key, value) in keys.into_iter().zip(answer.values) {
                 let value = match value {
@@ -169,6 +184,7 @@ impl CacheView {
         if !codes.is_empty() {
             codes.sort_unstable();
             codes.dedup();
+            self.cache.count_read();
             let answer = self.client.read(Some(self.block), &[], &codes).await?;
             for (hash, code) in codes.into_iter().zip(answer.codes) {
                 if let Some(code) = code {
@@ -196,7 +212,7 @@ impl CacheView {
         answered(wait_for(runtime, async move { view.load(missing).await }))
     }
 
-    /// As [`Self::prefetch`], from a thread that may block.
+    /// As [`Self::prefetch`], from a thread that may block. `false`: there was nothing to load.
     ///
     /// # Errors
     /// [`Unavailable`] without an answer.
@@ -204,12 +220,13 @@ impl CacheView {
         self: &Arc<Self>,
         runtime: &Handle,
         transactions: &[Arc<Transaction>],
-    ) -> Result<(), Unavailable> {
+    ) -> Result<bool, Unavailable> {
         let named = self.named(transactions);
         if named.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        self.load_blocking(runtime, named)
+        self.load_blocking(runtime, named)?;
+        Ok(true)
     }
 
     /// The hash of this block's ancestor `number`, zero where there is none: along the links, so right on any branch.
@@ -252,6 +269,7 @@ impl CacheView {
             note(&mut missing);
             return view.load_blocking(&runtime, missing);
         }
+        self.misses.fetch_add(1, Ordering::Relaxed);
         note(&mut lock(&self.missing));
         Err(missed())
     }

@@ -77,10 +77,10 @@ impl Pool {
         self.version.subscribe()
     }
 
-    /// Forgets what a sealed block included: every transaction below the nonces that it set.
-    pub fn sealed(&self, diff: &Diff) {
+    /// Forgets what a sealed block included: every transaction below the nonces that its shards set.
+    pub fn sealed(&self, diffs: &[&Diff]) {
         let mut pending = self.pending();
-        for (address, account) in &diff.accounts {
+        for (address, account) in diffs.iter().flat_map(|diff| &diff.accounts) {
             if let Some(nonce) = account.nonce {
                 pending.advance(*address, nonce);
             }

@@ -1,24 +1,30 @@
 //! The race of one BUILD round.
 //!
 //! [`Race::start`] runs a task for each of the executor's shards and one that seals. Whatever is heard of the round
-//! (a winner, its end) cancels what it makes pointless, at once.
+//! (a winner, its end) cancels what it makes pointless, at once. What an accepted shard changes is [`staged`] then, and
+//! the state that the next round will ask for is read [`ahead`].
 
+mod ahead;
 mod open;
 mod shard;
+mod staged;
 mod work;
 
 pub use open::open;
+pub use staged::Part;
 
-use super::limits::{FILL_SHARE, RETRY_MAX, RETRY_MIN, SEAL_SPREAD};
+use super::limits::{FILL_SHARE, RETRY_MAX, RETRY_MIN, SEAL_SPREAD, STAGE_WAIT};
 use super::shared::Shared;
+use super::verify::Ground;
 use crate::store_client::{Round, Seal, Winner};
+use staged::Staged;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use troika_proto::{Environment, Shard};
+use troika_proto::{B256, Environment, Shard};
 
 /// A round that this executor takes part in.
 pub struct Race {
@@ -33,6 +39,7 @@ pub struct Race {
     closed: CancellationToken,
     decided: BTreeMap<u32, CancellationToken>,
     state: Mutex<State>,
+    staged: Staged,
 }
 
 #[derive(Default)]
@@ -54,6 +61,7 @@ impl Race {
             decided: decided.collect(),
             closed,
             state: Mutex::default(),
+            staged: Staged::default(),
             round,
         });
         for (shard, winner) in &race.round.winners {
@@ -99,8 +107,19 @@ impl Race {
         token.unwrap_or(&self.closed).clone()
     }
 
-    /// A shard is decided: whoever works on it stops. `true` the first time.
-    pub fn heard_winner(&self, shard: u32, winner: &Winner) -> bool {
+    /// On what a shard of this round is executed.
+    fn ground(&self, shared: &Shared) -> Ground {
+        let before = self.round.environment.number.saturating_sub(1);
+        Ground {
+            rules: shared.rules.clone(),
+            environment: self.environment.clone(),
+            view: shared.view(self.round.parent, before),
+            runtime: shared.runtime.clone(),
+        }
+    }
+
+    /// A shard is decided: whoever works on it stops, and the next round's work for it begins. `true` the first time.
+    pub fn heard_winner(self: &Arc<Self>, shard: u32, winner: &Winner) -> bool {
         let first = {
             let mut state = self.state();
             state.winners.insert(shard, winner.clone()).is_none()
@@ -115,7 +134,42 @@ impl Race {
                 self.shared.stats.lost();
             }
         }
+        self.stage(shard, winner);
         first
+    }
+
+    /// Begins what the next round needs of an accepted shard, unless it has begun.
+    fn stage(self: &Arc<Self>, shard: u32, winner: &Winner) {
+        let known = [self.proposal(shard), Some(Arc::new(Shard::empty(shard)))];
+        let mut known = known.into_iter().flatten();
+        let own = known.find(|known| known.hash == winner.shard_hash);
+        if !self.staged.accepted(shard, own) {
+            return;
+        }
+        let (race, winner) = (self.clone(), winner.clone());
+        tokio::spawn(async move {
+            let shared = race.shared.clone();
+            let stop = shared.stop.clone();
+            let staging = async {
+                let part = race.staged.part(&shared, race.round.number, shard, &winner);
+                if let Some(part) = part.await
+                    && race.decided.contains_key(&shard)
+                {
+                    ahead::read_ahead(shared, race.clone(), shard, &part).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = staging => {}
+            }
+        });
+    }
+
+    /// The sealed block's shards but the empty ones, if they are known or come in a moment: see [`Staged::complete`].
+    pub async fn parts(&self, shard_hashes: &[B256]) -> Option<Vec<Part>> {
+        let complete = timeout(STAGE_WAIT, self.staged.complete(shard_hashes));
+        complete.await.ok().flatten()
     }
 
     /// The round is closed: everything stops.

@@ -165,6 +165,14 @@ impl Runner {
     async fn propose(&mut self) {
         let round = self.race.round.number;
         let mut proposal = self.finish().await;
+        tracing::debug!(
+            executor = self.shared.name,
+            round,
+            shard = self.shard,
+            transactions = proposal.body.transactions.len(),
+            after_ms = self.race.heard.elapsed().as_secs_f64() * 1e3,
+            "proposes"
+        );
         loop {
             self.race.proposing(proposal.clone());
             // A winner that is heard of meanwhile ends this task, and the call with it.

@@ -1,12 +1,10 @@
 //! One shard in the making: from the pending pool into a builder, on a thread that may block.
 
 use super::super::cache::CacheView;
-use super::super::limits::{
-    AGED_KEYS, FULL_SKIPS, PROBE_TRANSACTIONS, PROBE_TURNS, SELECT_SHARDS_OF_GAS,
-};
+use super::super::limits::{AGED_KEYS, CONFLICT_READS, FULL_SKIPS, SELECT_SHARDS_OF_GAS};
 use super::super::pool::{Refused, Select};
 use super::super::shared::Shared;
-use super::super::verify::probe;
+use super::super::verify::Ground;
 use super::Race;
 use crate::execution::{Builder, Invalid, Push, Transaction, Unavailable};
 use crate::store_client::LockHolder;
@@ -23,7 +21,7 @@ pub struct Work {
     race: Arc<Race>,
     shard: u32,
     over: CancellationToken,
-    view: Arc<CacheView>,
+    ground: Ground,
     builder: Builder<Arc<CacheView>>,
     /// Next nonce of every sender in the shard.
     taken: HashMap<Address, u64>,
@@ -51,15 +49,15 @@ struct Pass {
 
 impl Work {
     pub fn new(shared: &Arc<Shared>, race: &Arc<Race>, shard: u32) -> Self {
-        let number = race.round.environment.number.saturating_sub(1);
-        let view = shared.view(race.round.parent, number);
+        let ground = race.ground(shared);
+        let (rules, environment) = (ground.rules.clone(), ground.environment.clone());
         Self {
-            builder: Builder::new(shared.rules.clone(), race.environment.clone(), view.clone()),
+            builder: Builder::new(rules, environment, ground.view.clone()),
+            ground,
             shared: shared.clone(),
             over: race.over(shard),
             race: race.clone(),
             shard,
-            view,
             taken: HashMap::new(),
             out: HashSet::new(),
             since: 0,
@@ -124,8 +122,8 @@ impl Work {
                 gas: self.builder.gas_left().max(1) * SELECT_SHARDS_OF_GAS,
             });
             let transactions: Vec<_> = selection.queues.into_iter().flatten().collect();
-            let runtime = &self.shared.runtime;
-            self.view.prefetch_blocking(runtime, &transactions)?;
+            let runtime = &self.ground.runtime;
+            self.ground.view.prefetch_blocking(runtime, &transactions)?;
             self.push(&transactions, pass, end)?;
             // Before the next selection, which would find them again.
             self.shared.pool.passed(&std::mem::take(&mut pass.passed));
@@ -150,7 +148,7 @@ impl Work {
         end: Instant,
     ) -> Result<(), Unavailable> {
         let mut turns = 0;
-        self.view.be_quick();
+        self.ground.view.be_quick();
         let tried = Cell::new(0);
         loop {
             let rest = &transactions[tried.get()..];
@@ -187,19 +185,8 @@ impl Work {
             let Err(error) = pushed else {
                 return Ok(());
             };
-            let missing = self.view.take_missing();
-            if missing.is_empty() {
-                return Err(error);
-            }
-            self.view.load_blocking(&self.shared.runtime, missing)?;
-            if turns < PROBE_TURNS {
-                let rest = &transactions[tried.get()..];
-                let ahead = &rest[..rest.len().min(PROBE_TRANSACTIONS)];
-                probe(&self.shared, &self.view, &self.race.environment, ahead)?;
-                turns += 1;
-            } else {
-                self.view.be_patient(&self.shared.runtime);
-            }
+            let rest = &transactions[tried.get()..];
+            self.ground.catch_up(error, rest, &mut turns)?;
         }
     }
 
@@ -218,15 +205,11 @@ impl Work {
         let mut turns = 0;
         let mut removed = self.builder.bar(holders.iter().map(|h| h.key));
         // State that only shows now: load it, and put back what was not tried.
-        while removed.iter().any(|r| r.reason.is_err()) && turns < PROBE_TURNS {
+        while removed.iter().any(|r| r.reason.is_err()) && turns < CONFLICT_READS {
             turns += 1;
-            let missing = self.view.take_missing();
-            if missing.is_empty()
-                || self
-                    .view
-                    .load_blocking(&self.shared.runtime, missing)
-                    .is_err()
-            {
+            let Ground { view, runtime, .. } = &self.ground;
+            let missing = view.take_missing();
+            if missing.is_empty() || view.load_blocking(runtime, missing).is_err() {
                 break;
             }
             let mut again = Vec::with_capacity(removed.len());

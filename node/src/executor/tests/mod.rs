@@ -1,6 +1,7 @@
 //! Executors against a store in memory, over gRPC.
 
 mod aged;
+mod ahead;
 pub(super) mod cluster;
 mod feed;
 mod race;
