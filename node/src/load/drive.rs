@@ -22,6 +22,8 @@ const TICK: Duration = Duration::from_millis(10);
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// Transactions that are signed in one go once those signed ahead are used up.
 const SIGN_BATCH: usize = 64;
+/// Most transactions that are planned before they are signed: planned ones take more memory.
+const SIGN_AT_ONCE: usize = 16_384;
 /// How often the nonces are read while the last transactions are awaited.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
@@ -98,7 +100,11 @@ impl Driver {
     pub async fn sign_ahead(&mut self, count: usize) {
         let mut generator = self.generator.clone();
         let signed = tokio::task::spawn_blocking(move || {
-            let signed = generator.sign_many(count);
+            let mut signed = VecDeque::with_capacity(count);
+            while signed.len() < count {
+                let more = SIGN_AT_ONCE.min(count - signed.len());
+                signed.extend(generator.sign_many(more));
+            }
             (generator, signed)
         });
         let (generator, signed) = signed.await.expect("signing does not panic");
@@ -147,6 +153,7 @@ impl Driver {
         }
         let count = due.min(self.ahead.len());
         let batch: Vec<Signed> = self.ahead.drain(..count).collect();
+        free_places(&mut self.ahead);
         let answers = (self.submit)(batch.iter().map(|s| s.raw.clone()).collect()).await;
         let mut later = Vec::new();
         for (signed, answer) in batch.into_iter().zip(answers) {
@@ -200,6 +207,14 @@ impl Driver {
     }
 }
 
+/// Gives back the memory where transactions stood that were sent.
+fn free_places(ahead: &mut VecDeque<Signed>) {
+    let kept = 2 * ahead.len().max(SIGN_BATCH);
+    if ahead.capacity() > 2 * kept {
+        ahead.shrink_to(kept);
+    }
+}
+
 async fn nonces(store: &StoreClient, accounts: &[super::Keyed]) -> Result<Vec<u64>, StoreError> {
     let keys: Vec<_> = accounts
         .iter()
@@ -211,4 +226,23 @@ async fn nonces(store: &StoreClient, accounts: &[super::Keyed]) -> Result<Vec<u6
         _ => 0,
     };
     Ok(read.values.iter().map(nonce).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_takes_no_memory_any_more() {
+        let signed = |nonce| Signed {
+            sender: 0,
+            nonce,
+            raw: Bytes::new(),
+        };
+        let mut ahead: VecDeque<Signed> = (0..100_000).map(signed).collect();
+        while ahead.pop_front().is_some() {
+            free_places(&mut ahead);
+            assert!(ahead.capacity() <= 4 * ahead.len().max(SIGN_BATCH));
+        }
+    }
 }
