@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What failures cost: three members, three executors and a gateway as separate processes on loopback.
-#   - transfers included a second with all executors up, and with one that is killed and started again every few seconds, in turns;
+#   - transfers included a second with all executors up, and with one that is killed and started again every 3 s, in turns of one
+#     unbroken load: counted from block to block, so that neither its beginning nor its end is in the figures;
 #   - seconds until two more blocks after kill -9 of the leading member, and of two of the three executors.
-# usage: tests/bench/failures.sh [TURNS [TRANSFERS]]      (2 turns of 60,000)
+# usage: tests/bench/failures.sh [TURNS [SECONDS]]      (3 turns, each of 12 s with all up and 12 s with restarts)
 # Prints a line of JSON for each. Needs a release build (cargo build --release --workspace --bins). Leaves nothing running.
 #   TROIKA_BIN     folder of the binaries (target/release)
 #   BENCH_DIR      where the data goes: must be on a real disk (a temporary folder)
@@ -11,7 +12,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 bin=${TROIKA_BIN:-${CARGO_TARGET_DIR:-$root/target}/release}
 port=${BENCH_PORT:-7400}
-turns=${1:-2} transfers=${2:-60000}
+turns=${1:-3} seconds=${2:-12}
 for name in troika-store troika-node troikactl; do
   [[ -x $bin/$name ]] || { echo "$bin has no $name: cargo build --release --workspace --bins" >&2; exit 2; }
 done
@@ -55,8 +56,31 @@ two_blocks() {
   until (($(blocks) >= from + 2)); do sleep 0.05; done
   awk "BEGIN { printf \"%.2f\", $EPOCHREALTIME - $now }"
 }
-included() {
-  "$bin/troika-node" bench transfers --rpc "http://127.0.0.1:$port" --transfers "$transfers" --json
+# Waits for a new head; says its number.
+new_head() {
+  local last now
+  last=$(blocks) now=$last
+  while [[ $now == "$last" ]]; do
+    sleep 0.02
+    now=$(blocks)
+  done
+  echo $((now))
+}
+transactions() {
+  curl -sf -m 5 -H 'content-type: application/json' "http://127.0.0.1:$port" \
+    -d "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"eth_getBlockTransactionCountByNumber\",\"params\":[\"$(printf '0x%x' "$1")\"]}" |
+    grep -o "0x[0-9a-f]*" || echo 0x0
+}
+# Transactions included a second, over about so many seconds.
+rate() {
+  local first last from to count=0 number
+  first=$(new_head) from=$EPOCHREALTIME
+  sleep "$1"
+  last=$(new_head) to=$EPOCHREALTIME
+  for ((number = first + 1; number <= last; number++)); do
+    count=$((count + $(transactions "$number")))
+  done
+  awk "BEGIN { printf \"%d\", $count / ($to - $from) }"
 }
 
 for n in 1 2 3; do member $n; done
@@ -68,22 +92,31 @@ for n in 1 2 3; do executor $n; done
 pids[gateway]=$!
 until (($(blocks) >= 2)); do sleep 0.1; done
 
-included >/dev/null # a warm-up
+# More than is included in the time.
+"$bin/troika-node" bench transfers --rpc "http://127.0.0.1:$port" \
+  --transfers $((turns * seconds * 2 * 14000 + 100000)) >/dev/null 2>&1 &
+pids[load]=$!
+until (($(transactions "$(($(blocks)))") > 0)); do sleep 0.1; done
+sleep 5
 for ((turn = 1; turn <= turns; turn++)); do
-  echo "{\"executors\":\"all up\",\"transfers\":$(included)}"
-  included >"$data/under-restarts.json" &
-  load=$! restarts=0 n=0
-  while kill -0 $load 2>/dev/null; do
+  up=$(rate "$seconds")
+  rate "$seconds" >"$data/rate" &
+  counting=$! restarts=0 n=0
+  while kill -0 $counting 2>/dev/null; do
     n=$((n % 3 + 1))
     end executor-$n
     sleep 0.5
     executor $n
     restarts=$((restarts + 1))
-    for _ in 1 2 3 4 5; do kill -0 $load 2>/dev/null && sleep 0.5; done
+    for _ in 1 2 3 4 5; do kill -0 $counting 2>/dev/null && sleep 0.5; done
   done
-  wait $load
-  echo "{\"executors\":\"one killed every 3 s\",\"restarts\":$restarts,\"transfers\":$(cat "$data/under-restarts.json")}"
+  wait $counting
+  under=$(cat "$data/rate")
+  echo "{\"included_a_second\":{\"all_up\":$up,\"one_killed_every_3_s\":$under},\"restarts\":$restarts,\"less_percent\":$(
+    awk "BEGIN { printf \"%.1f\", 100 - 100 * $under / $up }"
+  )}"
 done
+end load
 
 leader=$("$bin/troikactl" -o json status | grep -o '"leader": *[0-9]*' | grep -o '[0-9]*$' | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
 end "member-$leader"
