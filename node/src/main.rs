@@ -55,6 +55,7 @@ async fn run(command: Command) -> anyhow::Result<bool> {
         }
         Command::Bench(BenchCommand::Execute(args)) => bench::execute(&args)?,
         Command::Bench(BenchCommand::Transfers(args)) => bench::transfers(&args).await?,
+        Command::Bench(BenchCommand::Cold(args)) => bench::cold(&args).await?,
     }
     Ok(true)
 }

@@ -1,8 +1,10 @@
 //! `troika-node bench execute`: what execution costs, and what two cores show of what many machines would do.
-//! [`transfers()`] is `troika-node bench transfers`.
+//! [`transfers()`] is `troika-node bench transfers`, [`cold()`] `troika-node bench cold`.
 
+mod cold;
 mod transfers;
 
+pub use cold::cold;
 pub use transfers::transfers;
 
 use crate::cli::BenchExecuteArgs;

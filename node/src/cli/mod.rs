@@ -1,5 +1,14 @@
 //! The command line of `troika-node`: what can be asked for, and nothing of how it is done.
 
+mod bench;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use bench::{BenchColdArgs, BenchCommand, BenchExecuteArgs, BenchTransfersArgs};
+pub use values::ShardRange;
+
 use crate::gateway::routing::{self, Policy};
 use crate::load::Load;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,7 +16,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use troika_proto::LockRule;
-use troika_proto::limits::{MAX_NAME_CHARS, MAX_SEAL_AFTER_MS, MAX_SHARDS};
+use troika_proto::limits::MAX_SHARDS;
+use values::{block_time, duration, members, name, shard_range, url};
 
 /// Most executors of one shard that `dev` and `replay` start.
 pub const MAX_EXECUTORS: u32 = 5;
@@ -333,227 +343,4 @@ pub struct GenesisArgs {
     /// Time that a block collects transactions before what there is is proposed.
     #[arg(long, default_value = "1s", value_parser = block_time)]
     pub block_time: Duration,
-}
-
-/// `troika-node bench`.
-#[derive(Clone, Debug, Subcommand)]
-pub enum BenchCommand {
-    /// Per block: sequential execution against the slowest shard's path, and what hashing and diffs cost beside it.
-    Execute(BenchExecuteArgs),
-    /// Plain transfers over JSON-RPC, from the ten accounts of the test mnemonic, until all are included. Any node will do.
-    Transfers(BenchTransfersArgs),
-}
-
-/// `troika-node bench transfers`.
-#[derive(Clone, Debug, Args)]
-pub struct BenchTransfersArgs {
-    /// JSON-RPC of the node.
-    #[arg(long, default_value = "http://127.0.0.1:8545")]
-    pub rpc: String,
-    /// Transfers in all.
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    pub transfers: u64,
-    /// Transfers of one call.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub batch: u32,
-    /// Connections, each with its own senders; at most ten are used.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10))]
-    pub connections: u32,
-    /// Prints one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `troika-node bench execute`.
-#[derive(Clone, Debug, Args)]
-pub struct BenchExecuteArgs {
-    /// Files as `replay` takes them.
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// Runs of each block; the fastest counts.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub runs: u32,
-    /// Shards of a block.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
-    pub shards: u32,
-    /// Prints one JSON object a block.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Shard indices, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShardRange {
-    /// The lowest.
-    pub first: u32,
-    /// The highest.
-    pub last: u32,
-}
-
-fn shard_range(text: &str) -> Result<ShardRange, String> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let index = |text: &str| match text.parse::<u32>() {
-        Ok(index) if index < MAX_SHARDS => Ok(index),
-        Ok(index) => Err(format!(
-            "shard {index} is out of range, the highest is {}",
-            MAX_SHARDS - 1
-        )),
-        Err(_) => Err("expected the first and the last shard, for instance 0-3".to_owned()),
-    };
-    let (first, last) = (index(first)?, index(last)?);
-    if first > last {
-        return Err(format!(
-            "the first shard ({first}) is above the last ({last})"
-        ));
-    }
-    Ok(ShardRange { first, last })
-}
-
-fn members(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(count @ (1 | 3 | 5)) => Ok(count),
-        _ => Err("expected 3 or 5, or 1 for a store that survives nothing".to_owned()),
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        _ => {
-            return Err("expected a number with its unit, for instance 500ms, 1s or 2m".to_owned());
-        }
-    };
-    let number: f64 = digits
-        .parse()
-        .map_err(|_| format!("`{digits}` is not a number"))?;
-    Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
-}
-
-fn block_time(text: &str) -> Result<Duration, String> {
-    let time = duration(text)?;
-    // Sealing may take twice the block time, and has a limit of its own.
-    let most = Duration::from_millis(MAX_SEAL_AFTER_MS / 2);
-    if time > most {
-        return Err(format!("the limit is {}s", most.as_secs()));
-    }
-    Ok(time)
-}
-
-/// A URL, or HOST:PORT, which gets its scheme when it is known whether TLS is spoken.
-fn url(text: &str) -> Result<String, String> {
-    let full = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("http://{text}")
-    };
-    let parsed: tonic::transport::Uri =
-        full.parse().map_err(|error| format!("`{text}`: {error}"))?;
-    match parsed.port_u16() {
-        Some(_) => Ok(text.to_owned()),
-        None => Err(format!("`{text}` has no port, expected HOST:PORT")),
-    }
-}
-
-fn name(text: &str) -> Result<String, String> {
-    troika_proto::wire::check_name("name", text)
-        .map(|()| text.to_owned())
-        .map_err(|_| format!("expected 1 to {MAX_NAME_CHARS} characters of [A-Za-z0-9._:-]"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn parse(line: &str) -> Result<Cli, String> {
-        Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_definitions_are_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn dev_has_the_defaults_that_the_readme_relies_on() {
-        let Ok(Cli {
-            command: Command::Dev(args),
-            ..
-        }) = parse("troika-node dev --blocks 20")
-        else {
-            panic!("not parsed");
-        };
-        assert_eq!((args.shards, args.executors, args.members), (4, 3, 3));
-        assert_eq!(args.block_time, Duration::from_secs(1));
-        assert_eq!(args.blocks, Some(20));
-        assert_eq!(args.load, Load::Demo);
-        assert_eq!(args.rpc.to_string(), "127.0.0.1:8545");
-    }
-
-    #[test]
-    fn bad_arguments_are_refused_with_what_was_expected() {
-        for (line, expected) in [
-            ("troika-node dev --bloks 3", "--bloks"),
-            ("troika-node dev --shards 0", "1..="),
-            ("troika-node dev --members 2", "3 or 5"),
-            ("troika-node dev --executors 6", "1..=5"),
-            ("troika-node dev --block-time 5", "unit"),
-            ("troika-node dev --block-time 2h", "unit"),
-            ("troika-node dev --block-time 100m", "limit"),
-            ("troika-node dev --load quick", "demo"),
-            ("troika-node dev --blocks 0", "blocks"),
-            ("troika-node replay", "<FILE>"),
-            ("troika-node replay x --locks loose", "commuting"),
-            (
-                "troika-node executor --store 127.0.0.1 --shards 0 --listen 127.0.0.1:1",
-                "port",
-            ),
-            (
-                "troika-node executor --store 127.0.0.1:1 --shards 3-1 --listen 127.0.0.1:1",
-                "above the last",
-            ),
-            (
-                "troika-node executor --store 127.0.0.1:1 --shards 0-20000 --listen 127.0.0.1:1",
-                "16383",
-            ),
-            ("troika-node gateway --store 127.0.0.1:1", "--executors"),
-            ("troika-node follow --from 127.0.0.1:1", "--shards"),
-            ("troika-node verify", "FILE"),
-            ("troika-node verify f --from 127.0.0.1:1", "--from"),
-            (
-                "troika-node verify f --store 127.0.0.1:1 --data d",
-                "--data",
-            ),
-            ("troika-node export f", "--store"),
-        ] {
-            let error = parse(line).expect_err(line);
-            assert!(error.contains(expected), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn urls_may_leave_out_the_scheme() {
-        let line = "troika-node executor --store 127.0.0.1:1,http://127.0.0.1:2 --shards 2 --listen 127.0.0.1:3";
-        let Ok(Cli {
-            command: Command::Executor(args),
-            ..
-        }) = parse(line)
-        else {
-            panic!("not parsed");
-        };
-        assert_eq!(args.store.store, ["127.0.0.1:1", "http://127.0.0.1:2"]);
-        assert_eq!(args.shards, ShardRange { first: 2, last: 2 });
-    }
-
-    #[test]
-    fn durations_carry_their_unit() {
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        assert!(duration("-1s").is_err());
-    }
 }
