@@ -2,8 +2,8 @@
 //!
 //! Everything else calls [`Runtime`], so that a simulation can run the same code in one thread, on virtual time, from one
 //! seed. In production a call goes straight to tokio. A simulation installs [`Hooks`] on its thread; then a task is polled
-//! only through its [`Gate`] (which can pause it, delay it, and knows whose task it is), blocking work runs inline and then
-//! costs the virtual time that the hooks name, and randomness comes from the hooks. There is no cargo feature and no second
+//! only through its [`Gate`] (which can pause it, delay it, and knows whose task it is), blocking work waits as long as the
+//! hooks say, runs inline and then costs the virtual time that they name, and randomness comes from them. There is no cargo feature and no second
 //! build for this: what is simulated is what ships.
 //!
 //! `store/clippy.toml` forbids the calls below everywhere else. Channels and locks of `tokio::sync` are fine: they have no
@@ -46,6 +46,10 @@ pub trait Hooks {
     fn spawned(&self, task: AbortHandle);
     /// The next random number.
     fn random_u64(&self) -> u64;
+    /// How long a blocking job waits for a thread before it begins, in virtual time.
+    fn blocking_wait(&self) -> Duration {
+        Duration::ZERO
+    }
     /// How long the blocking job that has just run inline took, in virtual time.
     fn blocking_cost(&self) -> Duration;
 }
@@ -141,17 +145,20 @@ impl Runtime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let job = match inline(job) {
-            Ok((value, cost)) => {
-                Self::sleep(cost).await;
-                return value;
-            }
-            Err(job) => job,
+        let wait = hooks().map(|hooks| hooks.blocking_wait());
+        let queued = match wait {
+            None => tokio::task::spawn_blocking(job),
+            Some(Duration::ZERO) => return inline(job).await,
+            // A task of its own: what is queued is done, though nobody waits for it any more.
+            Some(wait) => Self::spawn(async move {
+                Self::sleep(wait).await;
+                inline(job).await
+            }),
         };
-        match tokio::task::spawn_blocking(job).await {
+        match queued.await {
             Ok(value) => value,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Only a runtime that is shutting down drops a job: nobody is left to poll this.
+            // Only a runtime that is shutting down, or a simulated death, drops a job: nobody is left to poll this.
             Err(_) => std::future::pending().await,
         }
     }
@@ -172,15 +179,12 @@ impl Runtime {
     }
 }
 
-/// In a simulation: runs the job here and says what it cost. Otherwise hands it back.
-fn inline<T, F: FnOnce() -> T>(job: F) -> Result<(T, Duration), F> {
-    match hooks() {
-        Some(hooks) => {
-            let value = job();
-            Ok((value, hooks.blocking_cost()))
-        }
-        None => Err(job),
-    }
+/// In a simulation: runs the job here, and then lets the time pass that it cost.
+async fn inline<T, F: FnOnce() -> T>(job: F) -> T {
+    let value = job();
+    let cost = hooks().map_or(Duration::ZERO, |hooks| hooks.blocking_cost());
+    Runtime::sleep(cost).await;
+    value
 }
 
 fn fill(bytes: &mut [u8]) {
@@ -352,11 +356,8 @@ impl openraft::AsyncRuntime for Runtime {
         Pause::Timer(Box::pin(Runtime::sleep(duration)))
     }
 
+    /// Never over early, however near the deadline is: whoever asks the clock what comes next would spin until then.
     fn sleep_until(deadline: Self::Instant) -> Pause {
-        let now = <Self::Instant as openraft::Instant>::now();
-        if deadline < now + Pause::SHORTEST {
-            return Pause::TURN;
-        }
         Pause::Timer(Box::pin(on_tokio::TokioRuntime::sleep_until(deadline)))
     }
 
@@ -409,6 +410,7 @@ impl openraft::AsyncRuntime for Runtime {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -418,6 +420,7 @@ mod tests {
         polls: Arc<Mutex<u32>>,
         next: RefCell<u64>,
         tasks: RefCell<Vec<AbortHandle>>,
+        wait: Cell<Duration>,
     }
 
     struct Count(Arc<Mutex<u32>>);
@@ -441,6 +444,9 @@ mod tests {
             *self.next.borrow_mut() += 1;
             *self.next.borrow()
         }
+        fn blocking_wait(&self) -> Duration {
+            self.wait.get()
+        }
         fn blocking_cost(&self) -> Duration {
             Duration::from_millis(10)
         }
@@ -451,6 +457,7 @@ mod tests {
             polls: Arc::default(),
             next: RefCell::new(0),
             tasks: RefCell::default(),
+            wait: Cell::default(),
         })
     }
 
@@ -460,12 +467,19 @@ mod tests {
         let started = Runtime::now();
         for _ in 0..100 {
             <Runtime as AsyncRuntime>::sleep(Duration::from_micros(1)).await;
-            let now = <<Runtime as AsyncRuntime>::Instant as openraft::Instant>::now();
-            <Runtime as AsyncRuntime>::sleep_until(now + Duration::from_micros(1)).await;
         }
         assert_eq!(started.elapsed(), Duration::ZERO);
         <Runtime as AsyncRuntime>::sleep(Duration::from_millis(5)).await;
         assert!(started.elapsed() >= Duration::from_millis(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_past_when_it_is_told() {
+        use openraft::AsyncRuntime;
+        type Clock = <Runtime as AsyncRuntime>::Instant;
+        let deadline = <Clock as openraft::Instant>::now() + Duration::from_micros(50);
+        <Runtime as AsyncRuntime>::sleep_until(deadline).await;
+        assert!(<Clock as openraft::Instant>::now() >= deadline);
     }
 
     #[tokio::test]
@@ -482,6 +496,23 @@ mod tests {
         assert!(Runtime::now() - started >= Duration::from_millis(20));
         assert_eq!(toy.tasks.borrow().len(), 1);
         assert!(*toy.polls.lock().unwrap() >= 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queued_job_begins_later_and_is_done_though_its_caller_is_gone() {
+        let toy = toy();
+        let _installed = install(toy.clone());
+        toy.wait.set(Duration::from_millis(30));
+        let done = Arc::new(Mutex::new(false));
+        let mark = done.clone();
+        let job = Runtime::spawn_blocking(move || *mark.lock().unwrap() = true);
+        let given_up = Runtime::timeout(Duration::from_millis(20), job).await;
+        assert!(given_up.is_err() && !*done.lock().unwrap());
+        Runtime::sleep(Duration::from_millis(20)).await;
+        assert!(*done.lock().unwrap());
+        let started = Runtime::now();
+        assert_eq!(Runtime::spawn_blocking(Runtime::random_u64).await, 1);
+        assert!(Runtime::now() - started >= Duration::from_millis(40));
     }
 
     #[tokio::test]
