@@ -134,10 +134,7 @@ impl Shared {
     pub async fn cold(&self, key: &RecordKey) -> Result<Option<Bytes>, DbError> {
         let unwritten = {
             let memory = self.memory();
-            let frozen = memory.frozen.as_ref();
-            let frozen = frozen.filter(|_| !mutant::on(Mutant::ColdMissesFrozen));
-            let current = memory.machine.unwritten(key);
-            current.or_else(|| frozen.and_then(|generation| generation.cold(key)))
+            unwritten_record(&memory, key)
         };
         if let Some(value) = unwritten {
             return Ok(value);
@@ -148,14 +145,10 @@ impl Shared {
 
     /// Cold records, in the order of their keys: one visit of the disk for all that are there.
     pub async fn cold_all(&self, keys: &[RecordKey]) -> Result<Vec<Option<Bytes>>, DbError> {
-        let unwritten = |memory: &Memory, key: &RecordKey| {
-            let frozen = memory.frozen.as_ref();
-            let current = memory.machine.unwritten(key);
-            current.or_else(|| frozen.and_then(|generation| generation.cold(key)))
-        };
         let found: Vec<_> = {
             let memory = self.memory();
-            keys.iter().map(|key| unwritten(&memory, key)).collect()
+            let found = keys.iter().map(|key| unwritten_record(&memory, key));
+            found.collect()
         };
         let keys: Vec<_> = keys.iter().map(RecordKey::to_bytes).collect();
         let state = self.state.clone();
@@ -447,6 +440,14 @@ impl Shared {
 
 fn index_of(meta: &SnapshotMeta) -> u64 {
     meta.last_log_id.as_ref().map_or(0, |id: &LogId| id.index)
+}
+
+/// A cold record as memory has it: `None` if only the disk can say, `Some(None)` if it is gone.
+fn unwritten_record(memory: &Memory, key: &RecordKey) -> Option<Option<Bytes>> {
+    let frozen = memory.frozen.as_ref();
+    let frozen = frozen.filter(|_| !mutant::on(Mutant::ColdMissesFrozen));
+    let current = memory.machine.unwritten(key);
+    current.or_else(|| frozen.and_then(|generation| generation.cold(key)))
 }
 
 fn unwritten(memory: &Memory) -> usize {

@@ -1,6 +1,7 @@
 //! The storage under openraft's own suite, under restarts, and under power cuts: a file for each property.
 
 mod backup;
+mod checkpoint;
 mod damage;
 mod log;
 mod power_cut;
