@@ -11,6 +11,10 @@ use troika_tests::sim::torture::torture;
 use troika_tests::sim::trace::Trace;
 use troika_tests::sim::{Plan, Report, run};
 
+/// A simulation copies pages and messages all the time, in one thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Simulates the replicated store under faults, each run drawn from a seed.
 #[derive(Parser)]
 #[command(version)]
@@ -52,6 +56,8 @@ struct Arguments {
 
 /// The commit that this program was built from.
 const COMMIT: &str = env!("TROIKA_COMMIT");
+/// With `--quiet` a line tells after so many seeds how far the run is.
+const PROGRESS: u64 = 50;
 /// Events told on either side of the place where two runs part.
 const AROUND: usize = 12;
 
@@ -128,6 +134,10 @@ fn run_seeds(arguments: &Arguments) -> bool {
         failed += u64::from(!well);
         if !well || !arguments.quiet {
             tell(&report, arguments, started.elapsed(), same);
+        }
+        if arguments.quiet && done.is_multiple_of(PROGRESS) {
+            let minutes = started.elapsed().as_secs_f64() / 60.0;
+            println!("{done} seeds in {minutes:.1} minutes, {failed} failed");
         }
     }
     let took = started.elapsed();
