@@ -31,6 +31,10 @@ const CUTS_A_DISK: u64 = 20;
 const KEYS: u64 = 24;
 /// Records that one checkpoint changes.
 const CHANGES: u64 = 6;
+/// The key after which every version of the state appends one record.
+const APPENDED: u64 = 1 << 32;
+/// Appended records that are kept; older ones go in one range.
+const KEPT: u64 = 24;
 /// The cluster that all disks belong to.
 const CLUSTER: [u8; 16] = [7; 16];
 /// The member that all disks belong to.
@@ -147,11 +151,36 @@ fn changed(version: u64) -> impl Iterator<Item = u64> {
 
 fn changes(from: u64, to: u64) -> Vec<Change> {
     let keys: std::collections::BTreeSet<u64> = (from + 1..=to).flat_map(changed).collect();
-    let change = |key: u64| {
-        let value = value(key, to)?;
-        Some(Change::Put(key.to_be_bytes().to_vec(), value))
-    };
-    keys.into_iter().filter_map(change).collect()
+    let change = |key: u64| Some(Change::Put(bytes_of(key), value(key, to)?));
+    let changed = keys.into_iter().filter_map(change);
+    let appended = (from + 1..=to).map(|version| {
+        let (key, value) = appended(version);
+        Change::Append(bytes_of(key), value)
+    });
+    let gone = Change::DeleteRange(
+        bytes_of(APPENDED),
+        bytes_of(APPENDED + to.saturating_sub(KEPT)),
+    );
+    changed.chain(appended).chain([gone]).collect()
+}
+
+fn bytes_of(key: u64) -> Vec<u8> {
+    key.to_be_bytes().to_vec()
+}
+
+/// The record that a version appends.
+fn appended(version: u64) -> (u64, Bytes) {
+    let len = 1 + version * 211 % 1_900;
+    let value = vec![version as u8; len as usize];
+    (APPENDED + version, value.into())
+}
+
+/// All records at a version of the state, ascending.
+fn records(version: u64) -> Vec<(Vec<u8>, Bytes)> {
+    let changed = (0..KEYS).filter_map(|key| Some((key, value(key, version)?)));
+    let kept = version.saturating_sub(KEPT).max(1)..=version;
+    let all = changed.chain(kept.map(appended));
+    all.map(|(key, value)| (bytes_of(key), value)).collect()
 }
 
 fn entry(index: u64, term: u64) -> Record {
@@ -431,13 +460,20 @@ impl Tested {
                 self.promised.version, self.promised.version_asked
             ));
         }
-        for key in 0..KEYS {
-            let found = view.get(&key.to_be_bytes()).map_err(lost)?;
-            if found != value(key, version) {
-                return Err(format!(
-                    "key {key} at version {version} is not what was written"
-                ));
+        let mut expected = records(version).into_iter();
+        let mut strange = None;
+        let look = |key: &[u8], value: Bytes| {
+            let same = expected.next() == Some((key.to_vec(), value));
+            if !same {
+                strange = Some(key.to_vec());
             }
+            same
+        };
+        view.visit(None, look).map_err(lost)?;
+        if let Some(key) = strange.or(expected.next().map(|(key, _)| key)) {
+            return Err(format!(
+                "key {key:?} at version {version} is not what was written"
+            ));
         }
         self.promised.version = version;
         self.promised.version_asked = version;
