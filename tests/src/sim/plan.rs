@@ -127,6 +127,8 @@ pub struct Plan {
     pub rough_start: bool,
     /// Of a million polls, how many come late.
     pub late_per_million: u32,
+    /// Of a million blocking jobs, how many wait for a thread before they begin.
+    pub queued_per_million: u32,
     /// Of a million messages, how many are lost (on streams: break their connection).
     pub lost_per_million: u32,
     /// Of a million messages, how many come twice.
@@ -234,6 +236,7 @@ impl Plan {
             },
             entries_in_flight: random.between(1, 6) as usize,
             drift: u64::from(sometimes(&mut random, 10, 100_000)),
+            queued_per_million: sometimes(&mut random, 1_000, 200_000),
             mutant: None,
         }
     }

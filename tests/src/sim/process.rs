@@ -111,6 +111,28 @@ thread_local! {
     static CURRENT: Cell<Option<Arc<Process>>> = const { Cell::new(None) };
 }
 
+/// So many polls at one moment are no work any more: tasks wake each other, and time stands still for ever.
+const STANDSTILL: u64 = 1_000_000;
+
+thread_local! {
+    static POLLS: Cell<u64> = const { Cell::new(0) };
+    /// The time at the last look at it, every [`STANDSTILL`] polls.
+    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Counts a poll; panics, in the task that is polled, where no time passes.
+fn count_poll(process: &Process) {
+    POLLS.set(POLLS.get() + 1);
+    if POLLS.get().is_multiple_of(STANDSTILL) {
+        let now = Runtime::now();
+        assert!(
+            LOOKED.replace(Some(now)) != Some(now),
+            "tasks of member {} are polled without end, and no time passes",
+            process.member
+        );
+    }
+}
+
 #[cfg(feature = "mutants")]
 fn plant(mutant: Option<Mutant>) {
     troika_store::mutant::set(mutant);
@@ -128,6 +150,8 @@ fn swap(process: Option<Arc<Process>>) -> Option<Arc<Process>> {
 /// Nobody's task is being polled: a task that panicked in the run before never said so.
 pub fn reset() {
     swap(None);
+    POLLS.set(0);
+    LOOKED.set(None);
 }
 
 /// Runs `act` as if a task of `process` did: what it spawns belongs to that process.
@@ -165,6 +189,7 @@ impl Gate for TaskGate {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+        count_poll(process);
         self.outer = swap(Some(process.clone()));
         Poll::Ready(())
     }
@@ -194,6 +219,8 @@ impl SimHooks {
 
 /// A process whose power went waits for its end longer than any run lasts.
 const FOR_EVER: Duration = Duration::from_secs(86_400);
+/// A blocking job waits at most this long for a thread.
+const QUEUED_MS: u64 = 60;
 /// Finished tasks are forgotten when a process has had this many.
 const SWEEP: usize = 256;
 
@@ -221,6 +248,19 @@ impl Hooks for SimHooks {
     fn random_u64(&self) -> u64 {
         debug_assert!(Runtime::now() >= self.started);
         lock(&self.process().random).draw()
+    }
+
+    fn blocking_wait(&self) -> Duration {
+        let per_million = self.world.plan.queued_per_million;
+        if per_million == 0 {
+            return Duration::ZERO;
+        }
+        let process = self.process();
+        let mut random = lock(&process.random);
+        match random.chance(per_million) {
+            true => random.millis(0, QUEUED_MS),
+            false => Duration::ZERO,
+        }
     }
 
     fn blocking_cost(&self) -> Duration {
