@@ -1,14 +1,14 @@
 //! The members of a run: started, killed, wiped, started again on what their disks hold.
 
+mod damage;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use troika_store::db::Files;
 use troika_store::db::crash::CrashDisk;
-use troika_store::db::log_file::LOG;
 use troika_store::raft::{Deps, Handle, Member, MemberConfig, Role, StartError, Stopped};
 use troika_store::runtime::Runtime;
 
@@ -40,6 +40,8 @@ struct Slot {
     wiped: bool,
     /// Bits of its files have flipped: it may fail at any time, in words of its own.
     rotten: bool,
+    /// The last entry of the log that was on its disk when it was wiped or bits flipped.
+    lost: Option<u64>,
 }
 
 /// All members. Cheap to clone.
@@ -88,6 +90,7 @@ impl Cluster {
             gone: false,
             wiped: false,
             rotten: false,
+            lost: None,
         };
         lock(&self.slots).insert(id, slot);
         self.start(id);
@@ -345,54 +348,6 @@ impl Cluster {
         }
     }
 
-    /// Stops a member as an operator does, flips bits of its files, and starts it again.
-    pub async fn rot(&self, id: u64) {
-        let handle = lock(&self.slots)
-            .get(&id)
-            .and_then(|slot| slot.handle.clone());
-        if let Some(slot) = lock(&self.slots).get_mut(&id) {
-            slot.rotten = true;
-        }
-        if let Some(handle) = handle {
-            let stopping = self.on(id, async move { handle.shutdown().await });
-            // Cut off from everybody it may never come to an end by itself.
-            let _ = Runtime::timeout(Duration::from_secs(20), stopping).await;
-            lock(&self.world.doors).remove(&address(id));
-            if let Some(slot) = lock(&self.slots).get_mut(&id) {
-                slot.handle = None;
-            }
-            // Calls under way let go of it, and its files are closed.
-            Runtime::sleep(Duration::from_secs(4)).await;
-        }
-        self.crash(id, Death::Kill);
-        if let Some(disk) = self.disk(id) {
-            self.flip(&disk);
-        }
-        self.world
-            .tell(|| format!("member {id}: bits of its files have flipped"));
-        if let Some(slot) = lock(&self.slots).get_mut(&id) {
-            slot.gone = false;
-        }
-        self.start(id);
-    }
-
-    fn flip(&self, disk: &CrashDisk) {
-        let mut random = self.world.random().fork();
-        let mut names = disk.list().unwrap_or_default();
-        // After a crash redb takes a damaged newest commit for one that was torn, and goes back to the one before: what the
-        // log loses so cannot be noticed. (The store's page about the log says so.)
-        names.retain(|name| name != LOG || is_closed(disk, name));
-        for _ in 0..random.between(1, 4) {
-            let Some(name) = random.pick(&names) else {
-                continue;
-            };
-            let bits = disk.len(name).unwrap_or(0) * 8;
-            if bits > 0 {
-                disk.flip(name, random.below(bits) as usize);
-            }
-        }
-    }
-
     /// Ends a member's process.
     pub fn crash(&self, id: u64, death: Death) {
         let Some((process, disk)) = ({
@@ -456,18 +411,6 @@ impl Cluster {
         });
     }
 
-    /// A member loses all its data and comes back under its old id. It does not count as one that is meant to run.
-    pub fn wipe(&self, id: u64) {
-        self.crash(id, Death::PowerCut);
-        let disk = self.new_disk();
-        if let Some(slot) = lock(&self.slots).get_mut(&id) {
-            slot.disk = disk;
-            slot.gone = true;
-            slot.wiped = true;
-        }
-        self.start(id);
-    }
-
     /// The highest id that was ever used.
     pub fn highest_id(&self) -> u64 {
         lock(&self.slots).keys().copied().max().unwrap_or(0)
@@ -506,12 +449,4 @@ impl Cluster {
         }
         lock(&self.slots).clear();
     }
-}
-
-/// True if a database was closed and needs no repair: redb's own mark in the byte after its magic number.
-fn is_closed(disk: &CrashDisk, name: &str) -> bool {
-    const MARKS: usize = 9;
-    const REPAIR: u8 = 2;
-    let bytes = disk.read(name).unwrap_or_default();
-    bytes.get(MARKS).is_some_and(|marks| marks & REPAIR == 0)
 }

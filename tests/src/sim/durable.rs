@@ -20,9 +20,14 @@ pub fn check(world: &World, cluster: &Cluster, answer: &v1::ReplyMeta) {
         let end = cluster.disk(*id).map(|disk| log_end(&disk.synced()));
         matches!(end, Some(Ok(end)) if end >= answer.log_index)
     };
-    let durable = cluster.ids().iter().filter(|id| holds(id)).count() as u64;
+    let majority = world.plan.members as usize / 2 + 1;
+    let lost = cluster.lost(answer.log_index);
+    let ids = cluster.ids();
+    let there = ids.iter().filter(|id| !lost.contains(id) && holds(id));
+    // Told again after a disk was lost, an entry was as durable as it had to be.
+    let durable = lost.len() + there.take(majority).count();
     world.count("answers looked for on the disks");
-    if durable < world.plan.members / 2 + 1 {
+    if durable < majority {
         world.violate(format!(
             "an answer names entry {} of term {}, which is durable on {durable} disks only",
             answer.log_index, answer.term

@@ -33,6 +33,10 @@ pub struct Hunt {
 /// Why the simulation cannot see a bug, and who does.
 pub fn unseen(mutant: Mutant) -> Option<&'static str> {
     match mutant.place() {
+        Place::Store if mutant == Mutant::ColdMissesFrozen => Some(
+            "a record is out of reach only while the job that writes it waits for a thread: \
+             `a_record_that_is_missed_while_it_is_being_written_is_noticed` in the store catches it",
+        ),
         Place::Store => None,
         Place::Node => {
             Some("executors and gateways are not simulated: `troika-jepsen mutants` catches it")
