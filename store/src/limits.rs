@@ -10,7 +10,7 @@ pub const LOG_COMMIT_BYTES: usize = 8 << 20;
 /// Small commands take several times as much decoded.
 pub const LOG_TAIL_BYTES: usize = 4 << 20;
 /// Bytes of the log file's page cache.
-pub const LOG_CACHE_BYTES: usize = 16 << 20;
+pub const LOG_CACHE_BYTES: usize = 8 << 20;
 /// Bytes of entries read from the log at once for replication.
 pub const LOG_READ_BYTES: usize = 4 << 20;
 /// Purged entries that one commit of the log removes from the file.
@@ -21,9 +21,9 @@ pub const LOG_KEEP_BYTES: u64 = 64 << 20;
 pub const LOG_COMMITTED_IDLE_MS: u64 = 250;
 
 /// Bytes of the state file's page cache.
-pub const STATE_CACHE_BYTES: usize = 32 << 20;
+pub const STATE_CACHE_BYTES: usize = 16 << 20;
 /// Unwritten bytes of state at which a checkpoint starts.
-pub const CHECKPOINT_BYTES: usize = 16 << 20;
+pub const CHECKPOINT_BYTES: usize = 8 << 20;
 /// Unwritten bytes of state at which applying waits for the checkpoint that is under way.
 pub const MAX_UNWRITTEN_BYTES: usize = 64 << 20;
 /// Longest time between two checkpoints while anything changes, milliseconds.

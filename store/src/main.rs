@@ -22,6 +22,21 @@ use troika_store::state::RecordKey;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long freed memory is kept for the next who asks, milliseconds. With mimalloc's own second a member under load is half
+/// as large again; with none it is an eighth slower.
+const KEEP_FREED_MS: std::ffi::c_long = 100;
+
+#[allow(unsafe_code)] // The crate has no safe wrapper for the allocator's options.
+fn set_up_allocator() {
+    /// `mi_option_purge_delay` in `mimalloc.h`.
+    const PURGE_DELAY: std::ffi::c_int = 15;
+    unsafe extern "C" {
+        /// What an option is where the environment (`MIMALLOC_PURGE_DELAY`) does not say.
+        safe fn mi_option_set_default(option: std::ffi::c_int, value: std::ffi::c_long);
+    }
+    mi_option_set_default(PURGE_DELAY, KEEP_FREED_MS);
+}
+
 /// A member of Troika's replicated store.
 #[derive(Parser)]
 #[command(name = "troika-store", version, about)]
@@ -162,6 +177,7 @@ fn anonymous(text: &str) -> Result<Role, String> {
 }
 
 fn main() -> ExitCode {
+    set_up_allocator();
     let done = match Cli::parse().command {
         Command::Serve(arguments) => return serve(*arguments),
         Command::Inspect(arguments) => print_inspection(&arguments),

@@ -276,7 +276,7 @@ fn ended(mut child: Child) -> String {
 /// A watcher is a place in the history and nothing more: what it does not read stays in the history.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_that_does_not_read_is_sent_what_its_connection_takes_and_no_more() {
-    const EVENTS: u64 = 48;
+    const EVENTS: u64 = 30;
     const KEYS: u64 = 4_096;
     let port = ports(1)[0];
     let mut group = Group::new(1);

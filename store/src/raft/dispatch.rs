@@ -1,17 +1,19 @@
 //! From many waiting commands to few log entries.
 //!
-//! One task takes what waits. On the leader it makes a log entry of it: at once when nothing is under way, and while
-//! [`entries_in_flight`](super::config::MemberConfig::entries_in_flight) entries are, the next ones collect, so that the
-//! batch grows with the load by itself. On another member it sends the same batches to the leader ([`forward`]).
-//! Another task awaits the decisions in log order and tells the callers.
+//! One task takes what waits. On the leader it makes a log entry of it: at once when nothing is under way, and else when as
+//! many commands wait as are under way, in at most
+//! [`entries_in_flight`](super::config::MemberConfig::entries_in_flight) entries. So the batch grows with the load by
+//! itself, and a disk or a network that is slow has more than one entry to work on. On another member it sends what waits
+//! to the leader ([`forward`]). Another task awaits the decisions in log order and tells the callers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::config::{ENTRY_BYTES, ENTRY_COMMANDS, RETRY_PAUSE};
 use super::core::{Core, Leadership};
@@ -30,7 +32,33 @@ type Reply = oneshot::Receiver<ClientWriteResult<TypeConfig>>;
 struct UnderWay {
     decided: Reply,
     commands: Vec<Pending>,
+    _counted: Counted,
     _slot: OwnedSemaphorePermit,
+}
+
+/// How many commands are in entries under way.
+#[derive(Debug, Default)]
+struct Load {
+    commands: AtomicUsize,
+    /// Told when there are fewer.
+    fewer: Notify,
+}
+
+/// A part of the load until it is dropped.
+struct Counted(Arc<Load>, usize);
+
+impl Load {
+    fn add(self: &Arc<Self>, commands: usize) -> Counted {
+        self.commands.fetch_add(commands, Ordering::Relaxed);
+        Counted(self.clone(), commands)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.commands.fetch_sub(self.1, Ordering::Relaxed);
+        self.0.fewer.notify_one();
+    }
 }
 
 /// Takes waiting commands until the member ends.
@@ -41,6 +69,8 @@ pub async fn run(core: Arc<Core>) {
     let mut dispatcher = Dispatcher {
         slots,
         under_way,
+        load: Arc::default(),
+        overflowing: false,
         connection: None,
         silent: None,
         core,
@@ -54,6 +84,9 @@ struct Dispatcher {
     core: Arc<Core>,
     slots: Arc<Semaphore>,
     under_way: mpsc::Sender<UnderWay>,
+    load: Arc<Load>,
+    /// True if more waited than the last entry could take.
+    overflowing: bool,
     connection: Option<Connection>,
     /// The member whose last connection broke before it had answered anything.
     silent: Option<MemberId>,
@@ -96,6 +129,7 @@ impl Dispatcher {
                 let Ok(slot) = self.slots.clone().acquire_owned().await else {
                     return;
                 };
+                self.worth_an_entry().await;
                 self.log(slot).await;
             }
             Leadership::Other(peer) => {
@@ -118,6 +152,22 @@ impl Dispatcher {
         }
     }
 
+    /// Ready when as many commands wait as are under way, or more than fit into an entry. An entry costs the same whether
+    /// it is small or large, and every small one would make those behind it wait.
+    async fn worth_an_entry(&self) {
+        loop {
+            let under_way = self.load.commands.load(Ordering::Relaxed);
+            if under_way == 0 || self.overflowing {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = self.core.waiting.queue.holds(under_way) => return,
+                () = self.load.fewer.notified() => {}
+            }
+        }
+    }
+
     /// Makes one entry of what waits. No await between taking the commands and handing them on: a leadership change
     /// drops this future, and nothing may be lost with it.
     async fn log(&mut self, slot: OwnedSemaphorePermit) {
@@ -128,6 +178,7 @@ impl Dispatcher {
         };
         let core = &self.core;
         let taken = core.waiting.queue.take(ENTRY_BYTES, ENTRY_COMMANDS);
+        self.overflowing = !core.waiting.queue.is_empty();
         let (mut commands, unchecked) = wanted(core, taken)
             .into_iter()
             .partition::<Vec<_>, _>(|pending| pending.command().is_some());
@@ -147,6 +198,7 @@ impl Dispatcher {
         }
         permit.send(UnderWay {
             decided,
+            _counted: self.load.add(commands.len()),
             commands,
             _slot: slot,
         });

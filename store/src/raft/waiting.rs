@@ -5,6 +5,7 @@
 //! go.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
@@ -18,14 +19,22 @@ use crate::state::{Answer, Command, Decision};
 #[derive(Debug, Default)]
 pub struct Queue {
     commands: Mutex<VecDeque<Pending>>,
+    /// How many must wait before anybody is told.
+    wanted: AtomicUsize,
     more: Notify,
 }
 
 impl Queue {
     /// Puts a command at the end.
     pub fn push(&self, pending: Pending) {
-        lock(&self.commands).push_back(pending);
-        self.more.notify_one();
+        let waiting = {
+            let mut commands = lock(&self.commands);
+            commands.push_back(pending);
+            commands.len()
+        };
+        if waiting >= self.wanted.load(Ordering::Relaxed) {
+            self.more.notify_one();
+        }
     }
 
     /// Puts commands back to the front, in their order.
@@ -40,9 +49,21 @@ impl Queue {
 
     /// Ready when something waits.
     pub async fn ready(&self) {
-        while lock(&self.commands).is_empty() {
+        self.holds(1).await;
+    }
+
+    /// Ready when so many wait. One caller at a time: what it wants is what it is told of.
+    pub async fn holds(&self, wanted: usize) {
+        self.wanted.store(wanted, Ordering::Relaxed);
+        // Looked at after that, so that a push in between is either seen here or tells.
+        while lock(&self.commands).len() < wanted {
             self.more.notified().await;
         }
+    }
+
+    /// True if nothing waits.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.commands).is_empty()
     }
 
     /// The next commands: at least one if any waits, at most `commands`, and no more than `bytes` unless the first alone
@@ -389,6 +410,30 @@ mod tests {
         waiting.close(&ProposeError::Stopping);
         assert_eq!(waiting.budget.used(), 0);
         waiting.budget.take(1_000).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_wants_several_commands_is_told_when_they_are_there() {
+        let waiting = Arc::new(Waiting::new(1 << 20));
+        let (queued, waits) = (waiting.clone(), Duration::from_secs(1));
+        let three = Runtime::spawn(async move { queued.queue.holds(3).await });
+        let _two: Vec<_> = (0..2).map(|shard| accept(&waiting, shard, "a")).collect();
+        Runtime::sleep(waits).await;
+        assert!(!three.is_finished());
+        let _third = accept(&waiting, 2, "a");
+        three.await.unwrap();
+        // One that gave up leaves nothing behind: the next who comes is told of one.
+        assert!(
+            Runtime::timeout(waits, waiting.queue.holds(9))
+                .await
+                .is_err()
+        );
+        assert_eq!(waiting.queue.take(1 << 20, 10).len(), 3);
+        let queued = waiting.clone();
+        let one = Runtime::spawn(async move { queued.queue.ready().await });
+        Runtime::sleep(waits).await;
+        let _fourth = accept(&waiting, 3, "a");
+        one.await.unwrap();
     }
 
     #[tokio::test]

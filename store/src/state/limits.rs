@@ -30,7 +30,7 @@ pub const MAX_LAYER_BYTES: usize = 32 << 20;
 pub const BLOCK_HASHES: u64 = 256;
 
 /// Most bytes of events that are kept for watchers.
-pub const MAX_HISTORY_BYTES: usize = 16 << 20;
+pub const MAX_HISTORY_BYTES: usize = 8 << 20;
 
 /// Rounds that share one range of the transaction index: a pruned range goes as a whole.
 pub const ROUNDS_PER_INDEX: u64 = 256;
