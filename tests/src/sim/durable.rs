@@ -22,8 +22,9 @@ pub fn check(world: &World, cluster: &Cluster, answer: &v1::ReplyMeta) {
     };
     let majority = world.plan.members as usize / 2 + 1;
     let lost = cluster.lost(answer.log_index);
-    let ids = cluster.ids();
-    let there = ids.iter().filter(|id| !lost.contains(id) && holds(id));
+    // Also of one that stands still to have bits flipped: its disk is whole until then.
+    let disks: Vec<u64> = (1..=cluster.highest_id()).collect();
+    let there = disks.iter().filter(|id| !lost.contains(id) && holds(id));
     // Told again after a disk was lost, an entry was as durable as it had to be.
     let durable = lost.len() + there.take(majority).count();
     world.count("answers looked for on the disks");
