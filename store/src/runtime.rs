@@ -3,8 +3,8 @@
 //! Everything else calls [`Runtime`], so that a simulation can run the same code in one thread, on virtual time, from one
 //! seed. In production a call goes straight to tokio. A simulation installs [`Hooks`] on its thread; then a task is polled
 //! only through its [`Gate`] (which can pause it, delay it, and knows whose task it is), blocking work waits as long as the
-//! hooks say, runs inline and then costs the virtual time that they name, and randomness comes from them. There is no cargo feature and no second
-//! build for this: what is simulated is what ships.
+//! hooks say, runs inline and then costs the virtual time that they name, and randomness comes from them. There is no cargo
+//! feature and no second build for this: what is simulated is what ships.
 //!
 //! `store/clippy.toml` forbids the calls below everywhere else. Channels and locks of `tokio::sync` are fine: they have no
 //! clock and no randomness but the one that `tokio::runtime::Builder::rng_seed` fixes.

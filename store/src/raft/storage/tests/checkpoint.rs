@@ -1,7 +1,7 @@
 //! What a checkpoint writes can be read while it is being written.
 //!
-//! The simulation cannot see that: there blocking work is done at once and costs its time afterwards, so what is being
-//! written is on the disk already. Here the write stands still in its sync.
+//! The simulation hardly sees that: there a blocking job runs in one piece, so what is being written is out of reach only
+//! while the job waits for a thread. Here the write stands still in its sync.
 
 use std::sync::{
     Mutex,
