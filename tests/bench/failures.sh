@@ -49,22 +49,29 @@ blocks() {
   curl -sf -m 5 -H 'content-type: application/json' "http://127.0.0.1:$port" \
     -d '{"jsonrpc":"2.0","id":1,"method":"eth_blockNumber","params":[]}' | grep -o '0x[0-9a-f]*' || echo 0x0
 }
+# Waits until there is a block of this number or a later one, at most a minute; says the newest.
+at_least() {
+  local now=$(($(blocks))) end=$((SECONDS + 60))
+  while ((now < $1)); do
+    if ((SECONDS > end)); then
+      echo "there is no block $1 after a minute, the newest is $now: see the end of each log" >&2
+      tail -n 3 "$data"/*.log >&2
+      kill $$
+      exit 1
+    fi
+    sleep 0.02
+    now=$(($(blocks)))
+  done
+  echo $now
+}
+new_head() {
+  at_least $(($(blocks) + 1))
+}
 # Seconds until there are two blocks more than now.
 two_blocks() {
-  local from now=$EPOCHREALTIME
-  from=$(($(blocks)))
-  until (($(blocks) >= from + 2)); do sleep 0.05; done
+  local now=$EPOCHREALTIME
+  at_least $(($(blocks) + 2)) >/dev/null
   awk "BEGIN { printf \"%.2f\", $EPOCHREALTIME - $now }"
-}
-# Waits for a new head; says its number.
-new_head() {
-  local last now
-  last=$(blocks) now=$last
-  while [[ $now == "$last" ]]; do
-    sleep 0.02
-    now=$(blocks)
-  done
-  echo $((now))
 }
 transactions() {
   curl -sf -m 5 -H 'content-type: application/json' "http://127.0.0.1:$port" \
@@ -90,13 +97,16 @@ for n in 1 2 3; do member $n; done
 for n in 1 2 3; do executor $n; done
 "$bin/troika-node" gateway --store "$endpoints" --rpc "127.0.0.1:$port" --executors "$executors" >"$data/gateway.log" 2>&1 &
 pids[gateway]=$!
-until (($(blocks) >= 2)); do sleep 0.1; done
+at_least 2 >/dev/null
 
 # More than is included in the time.
 "$bin/troika-node" bench transfers --rpc "http://127.0.0.1:$port" \
   --transfers $((turns * seconds * 2 * 14000 + 100000)) >/dev/null 2>&1 &
 pids[load]=$!
-until (($(transactions "$(($(blocks)))") > 0)); do sleep 0.1; done
+for _ in {1..600}; do
+  (($(transactions "$(($(blocks)))") == 0)) || break
+  sleep 0.1
+done
 sleep 5
 for ((turn = 1; turn <= turns; turn++)); do
   up=$(rate "$seconds")
