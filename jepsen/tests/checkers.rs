@@ -459,6 +459,45 @@ fn two_proposals_accepted_in_one_revision_are_caught() {
     });
 }
 
+/// A round whose parent is too old becomes void in the step that seals another one; nothing else may share its revision.
+#[test]
+fn a_stale_round_may_become_void_with_a_seal_and_with_nothing_else() {
+    let round = |status: &str, opened_at, closed_at| RoundSeen {
+        status: status.to_owned(),
+        opened_at,
+        closed_at,
+        ..RoundSeen::default()
+    };
+    let found = |first: &str, second: &str| {
+        let mut history = Vec::new();
+        for (n, seen) in [(1, round(first, 1, 3)), (2, round(second, 2, 3))] {
+            let get = |seen| {
+                Op::Get(Get {
+                    round: n,
+                    linearizable: false,
+                    seen,
+                    meta: None,
+                })
+            };
+            for (kind, op) in [(Kind::Invoke, get(None)), (Kind::Ok, get(Some(seen)))] {
+                history.push(Entry {
+                    index: history.len() as u64,
+                    time: 0,
+                    process: 0,
+                    kind,
+                    op,
+                    error: String::new(),
+                });
+            }
+        }
+        let findings = checker::safety(&history);
+        findings.iter().any(|f| f.rule == "revision/one-change")
+    };
+    assert!(!found("void", "sealed"));
+    assert!(!found("sealed", "void"));
+    assert!(found("sealed", "sealed"));
+}
+
 #[test]
 fn slots_that_were_not_searched_are_counted() {
     // Nine submissions of unknown outcome, and two reads that no register can have answered.

@@ -119,13 +119,14 @@ enum Change<'a> {
     },
     Closed {
         round: u64,
+        void: bool,
     },
 }
 
 impl Change<'_> {
     fn round(&self) -> u64 {
         match self {
-            Self::Opened { round } | Self::Closed { round } => *round,
+            Self::Opened { round } | Self::Closed { round, .. } => *round,
             Self::Acquired { slot, .. } | Self::Accepted { slot, .. } => slot.0,
         }
     }
@@ -155,7 +156,8 @@ fn changes<'a>(history: &'a [Entry], facts: &Facts<'_>) -> BTreeMap<(u64, Change
             let Some(seen) = seen else { return };
             add(seen.opened_at, Change::Opened { round }, entry.index);
             if seen.closed_at > 0 {
-                add(seen.closed_at, Change::Closed { round }, entry.index);
+                let void = seen.status == "void";
+                add(seen.closed_at, Change::Closed { round, void }, entry.index);
             }
         };
         match &entry.op {
@@ -180,7 +182,9 @@ fn changes<'a>(history: &'a [Entry], facts: &Facts<'_>) -> BTreeMap<(u64, Change
                     add(w.id.0, Change::Opened { round: *round }, entry.index);
                 }
                 WatchEvent::Sealed { round, .. } | WatchEvent::Voided { round } => {
-                    add(w.id.0, Change::Closed { round: *round }, entry.index);
+                    let void = matches!(w.event, WatchEvent::Voided { .. });
+                    let round = *round;
+                    add(w.id.0, Change::Closed { round, void }, entry.index);
                 }
                 _ => {}
             },
@@ -230,7 +234,7 @@ fn replay<'a>(history: &'a [Entry], facts: &Facts<'a>) -> Vec<Finding> {
 }
 
 /// One command may accept the last shard and seal, or seal and fill many shards. What accepts a proposal
-/// accepts nothing else.
+/// accepts nothing else. A seal makes rounds void whose parent is too old by then.
 fn same_step(a: &Change<'_>, b: &Change<'_>) -> bool {
     let fills = |c: &Change<'_>| {
         matches!(
@@ -241,7 +245,14 @@ fn same_step(a: &Change<'_>, b: &Change<'_>) -> bool {
     let two_winners = |a: &Change<'_>, b: &Change<'_>| {
         matches!(a, Change::Accepted { filled: false, .. }) && matches!(b, Change::Accepted { .. })
     };
-    a.round() == b.round() && fills(a) && fills(b) && !two_winners(a, b) && !two_winners(b, a)
+    let stale = |a: &Change<'_>, b: &Change<'_>| {
+        let ends = matches!(b, Change::Accepted { .. } | Change::Closed { .. });
+        matches!(a, Change::Closed { void: true, .. }) && ends
+    };
+    if a.round() != b.round() {
+        return stale(a, b) || stale(b, a);
+    }
+    fills(a) && fills(b) && !two_winners(a, b) && !two_winners(b, a)
 }
 
 fn step<'a>(
@@ -263,7 +274,7 @@ fn step<'a>(
             round.opened = Some((revision, entry));
             None
         }
-        Change::Closed { round: n } => {
+        Change::Closed { round: n, .. } => {
             if let Some((at, shown)) = round.closed {
                 return Some(Finding::new(
                     "revision/closed-twice",

@@ -107,8 +107,13 @@ impl Nemesist {
         if !ended {
             let address = self.cluster.address(role);
             let applied = status(&address).await.map_or(0, |s| s.applied_index);
-            // A founder asks the others who it is. One that joined waits to be asked, and is refused by every message.
-            if applied > 0 || self.cluster.is_founder(id) {
+            // A founder asks the founders that are left who it is. One that has nobody to ask waits to be asked, and refuses
+            // every message, because none is for it.
+            let members = self.cluster.members();
+            let others = members.iter().filter(|other| **other != id);
+            let can_ask = self.cluster.is_founder(id)
+                && others.copied().any(|other| self.cluster.is_founder(other));
+            if applied > 0 || can_ask {
                 self.shared.found(Finding::new(
                     "identity/accepted",
                     format!(

@@ -143,26 +143,26 @@ impl CrashDisk {
             }
         }
         disk.names = disk.durable_names.clone();
-        disk.generation += 1;
-        disk.locked = false;
-        disk.cut_at = None;
-        disk.fail_at = None;
+        disk.let_go();
     }
 
-    /// The process dies and nothing else: what was written is there, synced or not.
+    /// The process dies and nothing else: what was written is there, synced or not. Syncs that were under way may not have been
+    /// done: the next one of the same file is for all that they were for.
     pub fn kill(&self) {
         let mut disk = self.disk();
-        disk.generation += 1;
-        disk.locked = false;
-        disk.cut_at = None;
-        disk.fail_at = None;
+        let now = disk.now();
+        for inode in &mut disk.inodes {
+            inode.settle(now);
+            inode.barriers.clear();
+        }
+        disk.let_go();
     }
 
     /// Another disk with the same content, in no process's hands.
     pub fn copy(&self) -> Self {
-        let copy = Self(Arc::new(Mutex::new(self.disk().clone())));
-        copy.kill();
-        copy
+        let mut disk = self.disk().clone();
+        disk.let_go();
+        Self(Arc::new(Mutex::new(disk)))
     }
 
     /// Another disk with what is sure to survive a power cut now: synced content under durable names. To look at only.
@@ -333,6 +333,14 @@ impl Disk {
     fn now(&self) -> Duration {
         let clock = self.clock.as_ref();
         clock.map_or(Duration::MAX, |clock| (clock.0)())
+    }
+
+    /// Handles that there are have no effect from now on, and what was planned for their process is off.
+    fn let_go(&mut self) {
+        self.generation += 1;
+        self.locked = false;
+        self.cut_at = None;
+        self.fail_at = None;
     }
 
     /// Before anything that changes something.
@@ -564,6 +572,28 @@ mod tests {
         assert!(disk.rename("a", "b").is_err());
         disk.kill();
         assert_eq!(disk.read("a").unwrap(), b"one");
+    }
+
+    #[test]
+    fn a_sync_after_a_kill_is_done_when_it_says_though_another_was_under_way() {
+        let disk = CrashDisk::new().timed(|| Duration::from_secs(2));
+        let file = disk.create("a.tmp").unwrap();
+        file.write(0, &[1; 512]).unwrap();
+        file.sync_data().unwrap();
+        disk.rename("a.tmp", "a").unwrap();
+        let file = disk.open("a").unwrap();
+        file.write(0, &[2; 512]).unwrap();
+        disk.sync_until(Duration::from_secs(9));
+        file.sync_data().unwrap();
+        assert_eq!(disk.synced().read("a").unwrap(), [1; 512]);
+        disk.kill();
+        assert_eq!(disk.synced().read("a").unwrap(), [1; 512]);
+        let file = disk.open("a").unwrap();
+        file.write(512, &[3; 512]).unwrap();
+        disk.sync_until(Duration::from_secs(2));
+        file.sync_data().unwrap();
+        assert_eq!(disk.synced().read("a").unwrap()[..512], [2; 512]);
+        assert_eq!(disk.synced().read("a").unwrap()[512..], [3; 512]);
     }
 
     #[test]

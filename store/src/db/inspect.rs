@@ -3,10 +3,14 @@
 //! Opening a database after a crash repairs it, which writes. So the files are opened under an overlay that keeps all writes
 //! in memory. redb's own check of every page runs too, on top of our checksums of every record.
 
-use std::{collections::BTreeMap, io, sync::Mutex};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, StorageBackend};
+use redb::{Database, StorageBackend};
 
 use super::{
     database,
@@ -14,8 +18,10 @@ use super::{
     error::{DbError, OpenError},
     files::{Backend, Files},
     identity::Identity,
-    log_file::{self, LOG, Record, Recovered},
-    state_file::{self, STATE},
+    log_file::{LOG, Record, Recovered},
+    log_read,
+    state_file::{Opened, STATE},
+    state_view::StateView,
 };
 
 /// A directory that nobody else has open.
@@ -25,8 +31,7 @@ pub struct Inspected {
     /// What the log holds beside its entries.
     pub log: Recovered,
     log_database: Database,
-    state_database: Database,
-    _lock: std::sync::Arc<dyn Send + Sync>,
+    state: StateView,
 }
 
 impl Inspected {
@@ -37,50 +42,51 @@ impl Inspected {
         check_files(files)?;
         let log_database = untouched(files, LOG)?;
         let state_database = untouched(files, STATE)?;
-        let (_, log) = log_file::scan(&log_database, |_| {})?;
+        let opened = Arc::new(Opened::new(state_database, lock));
+        let (_, log) = log_read::scan(&log_database, |_| {})?;
         Ok(Self {
             identity,
             log,
             log_database,
-            state_database,
-            _lock: lock,
+            state: StateView::of(opened)?,
         })
     }
 
     /// Every entry of the log, in order.
     pub fn entries(&self, visit: impl FnMut(&Record)) -> Result<(), DbError> {
-        log_file::scan(&self.log_database, visit).map(|_| ())
+        log_read::scan(&self.log_database, visit).map(|_| ())
     }
 
     /// What the checkpoint has applied; None before the first.
     pub fn applied(&self) -> Result<Option<Bytes>, DbError> {
-        state_file::applied_in(&self.read_state()?)
+        self.state.applied()
     }
 
     /// Every record of the checkpoint, in the order of keys, until `visit` says false.
     pub fn records(&self, visit: impl FnMut(&[u8], Bytes) -> bool) -> Result<(), DbError> {
-        state_file::visit_in(&self.read_state()?, None, visit)
+        self.state.visit(None, visit)
     }
 
     /// One record of the checkpoint.
     pub fn record(&self, key: &[u8]) -> Result<Option<Bytes>, DbError> {
-        state_file::get_in(&self.read_state()?, key)
-    }
-
-    fn read_state(&self) -> Result<redb::ReadTransaction, DbError> {
-        let transaction = self.state_database.begin_read();
-        transaction.map_err(|error| DbError::redb(STATE, "read", error))
+        self.state.get(key)
     }
 }
 
-/// Index of the last entry of a directory's log, or of the last purged one if none is left. For a simulation, which asks what
-/// is on a disk; pages are not verified. Blocks.
-pub fn log_end(files: &dyn Files) -> Result<u64, DbError> {
-    let database = overlaid(files, LOG, false)?;
-    let (_, log) = log_file::scan(&database, |_| {})?;
-    let last = log.last.map(|record| record.index);
-    let purged = log.purged.map(|(index, _)| index);
-    Ok(last.max(purged).unwrap_or(0))
+/// What a log holds of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// Nothing: the log ends before it.
+    Missing,
+    /// It was there, and was purged because the checkpoint holds what it did.
+    Purged,
+    /// The entry with its id, as it was logged.
+    Entry(Bytes),
+}
+
+/// What a directory's log holds of an entry. For a simulation, which asks what is on a disk; pages are not verified. Blocks.
+pub fn logged(files: &dyn Files, index: u64) -> Result<Logged, DbError> {
+    log_read::logged(&overlaid(files, LOG, false)?, index)
 }
 
 fn untouched(files: &dyn Files, name: &str) -> Result<Database, DbError> {

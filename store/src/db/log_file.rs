@@ -24,14 +24,15 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message;
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, TableDefinition};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     alarm::Alarm,
-    database::{self, seal, unseal},
+    database::{self, seal},
     error::DbError,
     files::Files,
+    log_read::{read, scan},
     log_sizes::Sizes,
     log_writer,
 };
@@ -264,10 +265,17 @@ impl LogFile {
         let (database, meta, recovered, sizes) = Runtime::spawn_blocking(move || {
             let database = database::open(&*files, LOG, LOG_CACHE_BYTES, true)?;
             let mut sizes = Sizes::default();
-            let (meta, recovered) = scan(&database, |record| {
+            let scanned = scan(&database, |record| {
                 sizes.push(record.index, record.bytes.len() as u64);
-            })?;
-            Ok::<_, DbError>((database, meta, recovered, sizes))
+            });
+            match scanned {
+                Ok((meta, recovered)) => Ok((database, meta, recovered, sizes)),
+                Err(error) => {
+                    // Closing it would write.
+                    std::mem::forget(database);
+                    Err(error)
+                }
+            }
         })
         .await?;
         let opened = Arc::new(Opened {
@@ -424,96 +432,6 @@ impl LogFile {
             }
         }
     }
-}
-
-/// Reads and checks the whole log, in order.
-pub(super) fn scan(
-    database: &impl ReadableDatabase,
-    mut visit: impl FnMut(&Record),
-) -> Result<(LogMeta, Recovered), DbError> {
-    let transaction = database.begin_read().map_err(reading)?;
-    let meta = {
-        let table = transaction.open_table(META).map_err(reading)?;
-        let sealed = table.get(META_KEY).map_err(reading)?;
-        let sealed = sealed.ok_or_else(|| damaged("the meta record", "it is missing"))?;
-        let value = unseal(META_KEY.as_bytes(), sealed.value());
-        let value =
-            value.ok_or_else(|| damaged("the meta record", "its checksum does not match"))?;
-        LogMeta::decode(value).map_err(|error| damaged("the meta record", &error.to_string()))?
-    };
-    let mut last = None;
-    let mut expected = meta.first;
-    let entries = transaction.open_table(ENTRIES).map_err(reading)?;
-    for item in entries.range(meta.first..).map_err(reading)? {
-        let (key, sealed) = item.map_err(reading)?;
-        if key.value() != expected || expected == meta.next {
-            break;
-        }
-        let record = open_entry(expected, sealed.value())?;
-        visit(&record);
-        expected += 1;
-        last = Some(record);
-    }
-    if expected != meta.next {
-        return Err(damaged(&format!("entry {expected}"), "it is missing"));
-    }
-    let recovered = Recovered {
-        vote: meta.vote.clone(),
-        committed: meta.committed.clone(),
-        purged: meta.purged_id.clone().map(|id| (meta.purged_index, id)),
-        last,
-        entries: meta.next - meta.first,
-    };
-    Ok((meta, recovered))
-}
-
-fn read(
-    database: &Database,
-    from: u64,
-    until: u64,
-    max_bytes: usize,
-) -> Result<Vec<Bytes>, DbError> {
-    let transaction = database.begin_read().map_err(reading)?;
-    let entries = transaction.open_table(ENTRIES).map_err(reading)?;
-    let (mut found, mut bytes) = (Vec::new(), 0);
-    for item in entries.range(from..until).map_err(reading)? {
-        let (key, sealed) = item.map_err(reading)?;
-        let expected = from + found.len() as u64;
-        if key.value() != expected {
-            return Err(damaged(&format!("entry {expected}"), "it is missing"));
-        }
-        bytes += sealed.value().len();
-        if bytes > max_bytes && !found.is_empty() {
-            return Ok(found);
-        }
-        found.push(open_entry(expected, sealed.value())?.bytes);
-    }
-    if found.len() as u64 != until.saturating_sub(from) {
-        let expected = from + found.len() as u64;
-        return Err(damaged(&format!("entry {expected}"), "it is missing"));
-    }
-    Ok(found)
-}
-
-fn open_entry(index: u64, sealed: &[u8]) -> Result<Record, DbError> {
-    match unseal(&index.to_be_bytes(), sealed) {
-        Some(bytes) => Ok(Record {
-            index,
-            bytes: Bytes::copy_from_slice(bytes),
-        }),
-        None => Err(damaged(
-            &format!("entry {index}"),
-            "its checksum does not match",
-        )),
-    }
-}
-
-fn reading(error: impl Into<redb::Error>) -> DbError {
-    DbError::redb(LOG, "read", error)
-}
-
-fn damaged(what: &str, reason: &str) -> DbError {
-    DbError::damaged(LOG, what, reason)
 }
 
 #[cfg(test)]

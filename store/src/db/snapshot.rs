@@ -33,7 +33,8 @@ use super::{
     database::{self, seal_into},
     error::{DbError, SnapshotError, hex},
     files::{Files, TEMPORARY},
-    state_file::{RECORDS, StateView, fill_empty, put_applied},
+    state_file::{RECORDS, fill_empty, put_applied},
+    state_view::StateView,
 };
 use crate::limits::{
     SNAPSHOT_FRAME_BYTES, SNAPSHOT_RECORD_BYTES, SNAPSHOT_TRANSACTION_BYTES, STATE_CACHE_BYTES,

@@ -8,24 +8,29 @@
 //! A checkpoint is one transaction: the file always holds the state at exactly one log index. Installing a snapshot replaces
 //! the whole file by a rename. Readers that began before keep the file they began with.
 //!
+//! What cannot be noticed while it is open: a bit that flips in a page above the records may hide some of them from a lookup.
+//! Each record has a checksum, a record that is not found has none; only `troika-store inspect` walks every page.
+//!
 //! Everything here blocks: off the async threads with it.
 
 use std::{
     iter::Peekable,
     ops::Bound,
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use redb::{
-    CursorError, Database, Durability, ReadTransaction, ReadableDatabase, Table, TableDefinition,
-};
+use redb::{CursorError, Database, Durability, Table, TableDefinition};
 
 use super::{
-    database::{self, seal, seal_into, unseal},
+    database::{self, seal, seal_into},
     error::DbError,
     files::Files,
     snapshot::Received,
+    state_view::StateView,
 };
 use crate::{
     limits::STATE_CACHE_BYTES,
@@ -38,7 +43,7 @@ pub const STATE: &str = "state.redb";
 
 pub(super) const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-const APPLIED: &str = "applied";
+pub(super) const APPLIED: &str = "applied";
 
 /// A handle to the state file.
 #[derive(Clone)]
@@ -47,9 +52,56 @@ pub struct StateFile {
     opened: Arc<RwLock<Arc<Opened>>>,
 }
 
-struct Opened {
-    database: Database,
-    _lock: Arc<dyn Send + Sync>,
+/// The open database. Once damage was seen it is let go of as it is: closing it would write, and redb may panic over the
+/// damage a second time while it unwinds, which ends the process without a word about why.
+pub(super) struct Opened {
+    database: Option<Database>,
+    damaged: AtomicBool,
+    /// Keeps others out of the directory.
+    lock: Arc<dyn Send + Sync>,
+}
+
+impl Opened {
+    pub(super) fn new(database: Database, lock: Arc<dyn Send + Sync>) -> Self {
+        Self {
+            database: Some(database),
+            damaged: AtomicBool::new(false),
+            lock,
+        }
+    }
+
+    /// Work with the database. What redb panics over is told as damage.
+    pub(super) fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        let database = self
+            .database
+            .as_ref()
+            .expect("it is there until it is dropped");
+        let result = database::unpanicked(STATE, || work(database));
+        if let Err(DbError::Damaged { .. }) = result {
+            self.damaged.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let database = self.database.take();
+        if *self.damaged.get_mut() {
+            std::mem::forget(database);
+            return;
+        }
+        let closed = database::unpanicked(STATE, || {
+            drop(database);
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::error!(%error, "the state file could not be closed");
+        }
+    }
 }
 
 /// What a checkpoint wrote.
@@ -69,10 +121,8 @@ impl StateFile {
 
     /// Opens the state.
     pub fn open(files: Arc<dyn Files>, lock: Arc<dyn Send + Sync>) -> Result<Self, DbError> {
-        let opened = Opened {
-            database: database::open(&*files, STATE, STATE_CACHE_BYTES, false)?,
-            _lock: lock,
-        };
+        let database = database::open(&*files, STATE, STATE_CACHE_BYTES, false)?;
+        let opened = Opened::new(database, lock);
         Ok(Self {
             files,
             opened: Arc::new(RwLock::new(Arc::new(opened))),
@@ -93,8 +143,8 @@ impl StateFile {
         applied: &[u8],
     ) -> Result<Written, DbError> {
         let opened = self.opened();
-        let write = || -> Result<Written, redb::Error> {
-            let mut transaction = opened.database.begin_write()?;
+        let write = |database: &Database| -> Result<Written, redb::Error> {
+            let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             // The allocator's state goes along, so that opening after a crash does not walk the whole file.
             transaction.set_quick_repair(true);
@@ -104,25 +154,19 @@ impl StateFile {
             };
             if mutant::on(Mutant::CheckpointInTwoSteps) {
                 transaction.commit()?;
-                transaction = opened.database.begin_write()?;
+                transaction = database.begin_write()?;
             }
             put_applied(&transaction, applied)?;
             transaction.commit()?;
             Ok(written)
         };
-        database::unpanicked(STATE, || {
-            write().map_err(|error| DbError::redb(STATE, "write", error))
-        })
+        opened
+            .with(|database| write(database).map_err(|error| DbError::redb(STATE, "write", error)))
     }
 
     /// The state as it is now, unmoved by later checkpoints for as long as the view lives.
     pub fn view(&self) -> Result<StateView, DbError> {
-        let opened = self.opened();
-        let transaction = opened.database.begin_read().map_err(reading)?;
-        Ok(StateView {
-            transaction,
-            _opened: opened,
-        })
+        StateView::of(self.opened())
     }
 
     /// One record.
@@ -157,10 +201,7 @@ impl StateFile {
             .opened
             .write()
             .expect("no code panics while it swaps the state file");
-        *current = Arc::new(Opened {
-            database,
-            _lock: current._lock.clone(),
-        });
+        *current = Arc::new(Opened::new(database, current.lock.clone()));
         Ok(())
     }
 }
@@ -252,109 +293,6 @@ pub(super) fn put_applied(
     Ok(())
 }
 
-/// The state at one checkpoint.
-pub struct StateView {
-    transaction: ReadTransaction,
-    /// A database that is dropped closes under its readers.
-    _opened: Arc<Opened>,
-}
-
-impl StateView {
-    /// What is applied; None before the first checkpoint.
-    pub fn applied(&self) -> Result<Option<Bytes>, DbError> {
-        applied_in(&self.transaction)
-    }
-
-    /// One record.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, DbError> {
-        get_in(&self.transaction, key)
-    }
-
-    /// The records below the key `end`, in the order of keys.
-    pub fn records_below(
-        &self,
-        end: &[u8],
-    ) -> Result<impl Iterator<Item = Result<(Bytes, Bytes), DbError>> + use<>, DbError> {
-        let records = self.transaction.open_table(RECORDS).map_err(reading)?;
-        let range = records.range::<&[u8]>(..end).map_err(reading)?;
-        Ok(range.map(|item| {
-            let (key, sealed) = item.map_err(reading)?;
-            let value = open_record(key.value(), sealed.value())?;
-            Ok((Bytes::copy_from_slice(key.value()), value))
-        }))
-    }
-
-    /// Every record after the key `after` (all for None), in the order of keys, until `visit` says false.
-    pub fn visit(
-        &self,
-        after: Option<&[u8]>,
-        visit: impl FnMut(&[u8], Bytes) -> bool,
-    ) -> Result<(), DbError> {
-        visit_in(&self.transaction, after, visit)
-    }
-}
-
-/// One record, in a transaction on any state file.
-pub(super) fn get_in(transaction: &ReadTransaction, key: &[u8]) -> Result<Option<Bytes>, DbError> {
-    let records = transaction.open_table(RECORDS).map_err(reading)?;
-    match records.get(key).map_err(reading)? {
-        Some(sealed) => open_record(key, sealed.value()).map(Some),
-        None => Ok(None),
-    }
-}
-
-/// What is applied, in a transaction on any state file.
-pub(super) fn applied_in(transaction: &ReadTransaction) -> Result<Option<Bytes>, DbError> {
-    let meta = transaction.open_table(META).map_err(reading)?;
-    let Some(sealed) = meta.get(APPLIED).map_err(reading)? else {
-        return Ok(None);
-    };
-    match unseal(APPLIED.as_bytes(), sealed.value()) {
-        Some(value) => Ok(Some(Bytes::copy_from_slice(value))),
-        None => Err(DbError::damaged(
-            STATE,
-            APPLIED,
-            "its checksum does not match",
-        )),
-    }
-}
-
-/// The records, in a transaction on any state file.
-pub(super) fn visit_in(
-    transaction: &ReadTransaction,
-    after: Option<&[u8]>,
-    mut visit: impl FnMut(&[u8], Bytes) -> bool,
-) -> Result<(), DbError> {
-    let records = transaction.open_table(RECORDS).map_err(reading)?;
-    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let range = records
-        .range::<&[u8]>((start, Bound::Unbounded))
-        .map_err(reading)?;
-    for item in range {
-        let (key, sealed) = item.map_err(reading)?;
-        let value = open_record(key.value(), sealed.value())?;
-        if !visit(key.value(), value) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn open_record(key: &[u8], sealed: &[u8]) -> Result<Bytes, DbError> {
-    match unseal(key, sealed) {
-        Some(value) => Ok(Bytes::copy_from_slice(value)),
-        None => Err(DbError::damaged(
-            STATE,
-            format!("record {}", super::error::hex(key)),
-            "its checksum does not match",
-        )),
-    }
-}
-
-fn reading(error: impl Into<redb::Error>) -> DbError {
-    DbError::redb(STATE, "read", error)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,5 +337,53 @@ mod tests {
             (51, 1),
         ];
         assert_eq!(found, [&run[..], &rest[..]].concat());
+    }
+
+    /// What is read of a file, or why not: everything, one way and the other.
+    fn read_all(file: &StateFile) -> Result<usize, DbError> {
+        let view = file.view()?;
+        view.applied()?;
+        let mut read = 0;
+        for record in view.records_below(&key(200))? {
+            let (key, _) = record?;
+            view.get(&key)?;
+            read += 1;
+        }
+        view.visit(None, |_, _| true)?;
+        Ok(read)
+    }
+
+    #[test]
+    fn what_a_damaged_file_makes_redb_panic_over_is_told_as_damage() {
+        let whole = CrashDisk::default();
+        StateFile::create(&whole).unwrap();
+        let open = |disk: &CrashDisk| StateFile::open(Arc::new(disk.clone()), Arc::new(()));
+        let file = open(&whole).unwrap();
+        let records = (0..200).map(|number| Change::Put(key(number), vec![number; 150].into()));
+        file.write(records, b"1").unwrap();
+        drop(file);
+        let bits = whole.len(STATE).unwrap() as usize * 8;
+        let (mut refused, mut random) = (0, 7_usize);
+        for _ in 0..1_500 {
+            let disk = whole.copy();
+            for _ in 0..8 {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                disk.flip(STATE, (random >> 20) % bits);
+            }
+            let file = open(&disk);
+            let read = file.as_ref().map_err(DbError::clone).and_then(read_all);
+            // What closing it would make of damage that was not seen is another matter.
+            std::mem::forget(file);
+            match read {
+                Ok(read) => assert!(read <= 200),
+                Err(error) => {
+                    assert!(matches!(error, DbError::Damaged { .. }), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0);
     }
 }

@@ -55,20 +55,26 @@ pub(super) fn busy(message: impl Into<String>) -> AdminError {
 /// Does it wherever the leader is.
 pub async fn run(core: &Core, operation: Operation) -> Result<(), AdminError> {
     let deadline = Runtime::now() + ADMIN_TIMEOUT;
+    let mut named = None;
     loop {
         if let Some(fault) = core.fault() {
             return Err(fault.into());
         }
-        let done = match core.leadership() {
-            Leadership::Own => match on_leader(core, &operation, deadline).await? {
-                Done::Yes => Ok(Some(())),
-                Done::ElsewhereNow => Ok(None),
+        let leadership = core.leadership();
+        let asked = match (leadership, named.take()) {
+            (Leadership::Own, _) => match on_leader(core, &operation, deadline).await? {
+                Done::Yes => Asked::Done,
+                Done::ElsewhereNow => Asked::InVain,
             },
-            Leadership::Other(peer) => ask_leader(core, &peer, &operation, deadline).await,
-            Leadership::Unknown => Ok(None),
+            (_, Some(peer)) | (Leadership::Other(peer), None) => {
+                ask_leader(core, &peer, &operation, deadline).await?
+            }
+            (Leadership::Unknown, None) => Asked::InVain,
         };
-        if let Some(()) = done? {
-            return Ok(());
+        match asked {
+            Asked::Done => return Ok(()),
+            Asked::Elsewhere(leader) => named = core.peer(leader),
+            Asked::InVain => {}
         }
         if Runtime::now() >= deadline {
             return Err(ProposeError::NoLeader.into());
@@ -77,12 +83,22 @@ pub async fn run(core: &Core, operation: Operation) -> Result<(), AdminError> {
     }
 }
 
+/// What came of asking a member to do it.
+enum Asked {
+    Done,
+    /// Nothing: ask again.
+    InVain,
+    /// It does not lead; this one does, as far as it knows. A member that the group has lost sight of hears of no leader
+    /// otherwise.
+    Elsewhere(MemberId),
+}
+
 async fn ask_leader(
     core: &Core,
     leader: &Peer,
     operation: &Operation,
     deadline: Instant,
-) -> Result<Option<()>, AdminError> {
+) -> Result<Asked, AdminError> {
     let patience = deadline.saturating_duration_since(Runtime::now());
     let request = to_wire(operation);
     match core
@@ -90,17 +106,20 @@ async fn ask_leader(
         .ask(leader, Kind::Admin, &request, patience)
         .await
     {
-        Ok(wire::AdminReply { refused, .. }) if refused.is_empty() => Ok(Some(())),
+        Ok(wire::AdminReply { refused, .. }) if refused.is_empty() => Ok(Asked::Done),
         Ok(wire::AdminReply {
             refused,
             busy: true,
         }) => Err(AdminError::Busy(refused)),
         Ok(wire::AdminReply { refused, .. }) => Err(AdminError::Refused(refused)),
-        Err(CallError::Refused { .. }) => Ok(None),
+        Err(CallError::Refused { refused, .. }) => Ok(match refused.leader {
+            0 => Asked::InVain,
+            leader => Asked::Elsewhere(leader),
+        }),
         // Every operation may be asked for again: what is done already is answered as done.
         Err(error) => {
             tracing::debug!(%error, "the leader does not answer");
-            Ok(None)
+            Ok(Asked::InVain)
         }
     }
 }
@@ -214,7 +233,8 @@ async fn ask_newcomer(
     let own = core.peers.identity().cluster().unwrap_or_default();
     match &reply.cluster_id[..] {
         [] => Ok(reply),
-        cluster if cluster == own && !reply.formed => Ok(reply),
+        // Its id is above any that was used: it was added before, by an entry that was lost with its leader.
+        cluster if cluster == own => Ok(reply),
         cluster => Err(refused(format!(
             "the directory of member {id} belongs to cluster {}: start it with an empty one",
             hex(cluster)

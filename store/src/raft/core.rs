@@ -80,21 +80,29 @@ impl Core {
 
     /// Who leads.
     pub(super) fn leadership(&self) -> Leadership {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        match metrics.current_leader {
+        match self.leader() {
             Some(id) if id == self.id() => Leadership::Own,
-            Some(id) => match metrics.membership_config.get_node(&id) {
-                Some(node) => Leadership::Other(Peer::new(id, node)),
-                None => Leadership::Unknown,
-            },
+            Some(id) => self.peer(id).map_or(Leadership::Unknown, Leadership::Other),
             None => Leadership::Unknown,
         }
     }
 
+    /// The leader as this member knows it.
+    pub(super) fn leader(&self) -> Option<MemberId> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// A member of the group.
+    pub(super) fn peer(&self, id: MemberId) -> Option<Peer> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let node = metrics.membership_config.get_node(&id)?;
+        Some(Peer::new(id, node))
+    }
+
     /// True if this member orders the log, as far as it knows.
     pub(super) fn leads(&self) -> bool {
-        self.raft.server_metrics().borrow_watched().current_leader == Some(self.id())
+        self.leader() == Some(self.id())
     }
 
     /// The incarnation under which the group knows a member.

@@ -130,7 +130,7 @@ impl Door {
             let identity = core.peers.identity();
             match appended {
                 Ok(result) => identity.answer(&head, Kind::Append, &messages::appended_to(&result)),
-                Err(fatal) => identity.refuse(&head, Code::NotReady, fatal.to_string()),
+                Err(fatal) => identity.refuse(&head, Code::NotReady, fatal.to_string(), None),
             }
         });
         answers.boxed()
@@ -165,7 +165,8 @@ impl Door {
                 metrics::counter!("troika_member_messages_refused").increment(1);
             }
         }
-        self.core.peers.identity().refuse(envelope, code, message)
+        let identity = self.core.peers.identity();
+        identity.refuse(envelope, code, message, self.core.leader())
     }
 
     async fn answer(&self, envelope: &Envelope) -> Result<(Kind, Bytes), No> {

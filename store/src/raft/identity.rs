@@ -156,12 +156,18 @@ impl Identity {
         )
     }
 
-    /// The answer that refuses `request`.
-    pub fn refuse(&self, request: &Envelope, code: Code, message: impl Into<String>) -> Envelope {
+    /// The answer that refuses `request`, and who leads where that is the reason.
+    pub fn refuse(
+        &self,
+        request: &Envelope,
+        code: Code,
+        message: impl Into<String>,
+        leader: Option<MemberId>,
+    ) -> Envelope {
         let refused = Refused {
             code: code.into(),
             message: message.into(),
-            leader: 0,
+            leader: leader.filter(|_| code == Code::NotLeader).unwrap_or(0),
         };
         self.answer(request, Kind::Refused, &refused)
     }

@@ -188,7 +188,10 @@ pub fn receive(
         let mut receiving = match Receiving::begin(core.clone(), first.clone()).await {
             Ok(receiving) => receiving,
             Err(error) => {
-                let refusal = core.peers.identity().refuse(&first, Code::NotReady, error);
+                let refusal = core
+                    .peers
+                    .identity()
+                    .refuse(&first, Code::NotReady, error, None);
                 return futures::stream::iter([refusal]).boxed();
             }
         };

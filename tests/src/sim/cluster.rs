@@ -40,8 +40,8 @@ struct Slot {
     wiped: bool,
     /// Bits of its files have flipped: it may fail at any time, in words of its own.
     rotten: bool,
-    /// The last entry of the log that was on its disk when it was wiped or bits flipped.
-    lost: Option<u64>,
+    /// What was on its disk when it was wiped or bits flipped.
+    lost: Option<CrashDisk>,
 }
 
 /// All members. Cheap to clone.
@@ -156,6 +156,15 @@ impl Cluster {
     /// The disk of a member.
     pub fn disk(&self, id: u64) -> Option<CrashDisk> {
         Some(lock(&self.slots).get(&id)?.disk.clone())
+    }
+
+    /// What is on the disk of every member there ever was, and beside it what was there when it was lost, as after a power cut now.
+    pub fn disks(&self) -> Vec<(CrashDisk, Option<CrashDisk>)> {
+        let slots = lock(&self.slots);
+        let disks = slots.values();
+        disks
+            .map(|slot| (slot.disk.synced(), slot.lost.clone()))
+            .collect()
     }
 
     /// The clock of a member.

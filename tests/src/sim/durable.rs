@@ -1,8 +1,11 @@
 //! No answer before its entry is durable at a majority: looks at the disks, as they would be after a power cut at all of
 //! them now.
 
+use std::collections::BTreeMap;
+
 use troika_proto::v1;
-use troika_store::db::inspect::log_end;
+use troika_store::db::crash::CrashDisk;
+use troika_store::db::inspect::{Logged, logged};
 
 use super::cluster::Cluster;
 use super::world::World;
@@ -15,23 +18,30 @@ pub fn check(world: &World, cluster: &Cluster, answer: &v1::ReplyMeta) {
     if answer.log_index == 0 || !world.random().chance(CHECKED_PER_MILLION) {
         return;
     }
-    let holds = |id: &u64| {
-        // A directory in the making has no log yet.
-        let end = cluster.disk(*id).map(|disk| log_end(&disk.synced()));
-        matches!(end, Some(Ok(end)) if end >= answer.log_index)
-    };
+    let index = answer.log_index;
+    // A directory in the making has no log yet.
+    let on = |disk: &CrashDisk| logged(disk, index).unwrap_or(Logged::Missing);
     let majority = world.plan.members as usize / 2 + 1;
-    let lost = cluster.lost(answer.log_index);
-    // Also of one that stands still to have bits flipped: its disk is whole until then.
-    let disks: Vec<u64> = (1..=cluster.highest_id()).collect();
-    let there = disks.iter().filter(|id| !lost.contains(id) && holds(id));
-    // Told again after a disk was lost, an entry was as durable as it had to be.
-    let durable = lost.len() + there.take(majority).count();
+    let mut purged = 0;
+    // Other leaders may have logged other entries there: what is durable is one and the same entry.
+    let mut copies = BTreeMap::new();
+    for (disk, lost) in cluster.disks() {
+        // Told again after a disk was lost, an entry was as durable as it had to be.
+        let held = match lost.as_ref().map_or(Logged::Missing, on) {
+            Logged::Missing => on(&disk),
+            held => held,
+        };
+        match held {
+            Logged::Missing => {}
+            Logged::Purged => purged += 1,
+            Logged::Entry(bytes) => *copies.entry(bytes).or_insert(0) += 1,
+        }
+    }
+    let durable = purged + copies.into_values().max().unwrap_or(0);
     world.count("answers looked for on the disks");
     if durable < majority {
         world.violate(format!(
-            "an answer names entry {} of term {}, which is durable on {durable} disks only",
-            answer.log_index, answer.term
+            "an answer names entry {index}, which is durable on {durable} disks only"
         ));
     }
 }

@@ -270,12 +270,17 @@ where
     F: Fn(Handle) -> D + Send + Sync,
     D: Future<Output = Result<(), AdminError>> + Send + 'static,
 {
+    let mut last = None;
     loop {
-        // An operator asks a member of the group, not one that waits to become one.
+        // An operator asks a member of the group, not one that waits to become one; and after a failure another one.
         let mut grouped = cluster.running();
         grouped.retain(|(_, handle)| handle.cluster_id() != [0; 16]);
+        if grouped.len() > 1 {
+            grouped.retain(|(id, _)| Some(*id) != last);
+        }
         let asked = world.random().pick(&grouped).cloned();
         if let Some((at, handle)) = asked {
+            last = Some(at);
             let attempt = Runtime::timeout(ADMIN, cluster.on(at, operation(handle))).await;
             match attempt {
                 Ok(Some(Ok(()))) => return world.tell(|| format!("operator: {what} done")),

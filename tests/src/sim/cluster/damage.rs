@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use troika_store::db::Files;
 use troika_store::db::crash::CrashDisk;
-use troika_store::db::inspect::log_end;
 use troika_store::db::log_file::LOG;
 use troika_store::runtime::Runtime;
 
@@ -77,20 +76,9 @@ impl Cluster {
 
     /// A member's copy of the log is lost, or may be.
     fn lose(&self, id: u64) {
-        let end = self.disk(id).map(|disk| log_end(&disk.synced()));
         if let Some(slot) = lock(&self.slots).get_mut(&id) {
-            // A directory in the making has no log yet.
-            slot.lost = end.and_then(Result::ok);
+            slot.lost = Some(slot.disk.synced());
         }
-    }
-
-    /// Members that had this entry and have lost their copy since.
-    pub fn lost(&self, index: u64) -> Vec<u64> {
-        let slots = lock(&self.slots);
-        let lost = slots
-            .iter()
-            .filter(|(_, slot)| slot.lost.is_some_and(|end| end >= index));
-        lost.map(|(id, _)| *id).collect()
     }
 }
 
