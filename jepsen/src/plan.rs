@@ -7,6 +7,7 @@
 use crate::options::{Fault, Workload};
 use crate::synthetic::Random;
 use alloy_primitives::U256;
+use std::time::Duration;
 
 /// Contracts whose slots are written.
 pub const CONTRACTS: u64 = 4;
@@ -150,6 +151,15 @@ fn slots(workload: Workload, shard: u32, random: &mut Random) -> Vec<(u64, U256,
         slots.push((contract, key, U256::from(random.bits() | 1)));
     }
     slots
+}
+
+/// How many faults begin within a load of this length, however long they and the pauses between them last; at least one.
+pub fn faults_in(load: Duration) -> usize {
+    let each = CALM_MS.1 + FAULT_MS.1;
+    let load = u64::try_from(load.as_millis()).unwrap_or(u64::MAX);
+    // The last one only has to begin, with a second left to take hold in.
+    let begun = load.saturating_add(FAULT_MS.1).saturating_sub(1_000) / each;
+    usize::try_from(begun).unwrap_or(usize::MAX).max(1)
 }
 
 /// The faults of a run, without end. Every one comes once before any comes again.

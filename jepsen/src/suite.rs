@@ -288,7 +288,7 @@ fn mixture(base: &TestArgs, seed: u64) -> Run {
         (workload.is_real() || !f.needs_executors()) && (args.members == 5 || !five)
     });
     let fitting: Vec<Fault> = fitting.collect();
-    let count = 1 + random.below(4) as usize;
+    let count = (1 + random.below(4) as usize).min(plan::faults_in(args.time_limit));
     let faults = pick(&mut random, &fitting, count);
     run(&args, workload, &faults, seed)
 }
@@ -312,6 +312,22 @@ mod tests {
         assert_eq!(shown(3), shown(3));
         let different: std::collections::HashSet<String> = (0..40).map(shown).collect();
         assert!(different.len() > 30);
+    }
+
+    #[test]
+    fn a_short_run_mixes_no_more_faults_than_get_their_turn() {
+        let short = TestArgs {
+            time_limit: SMOKE,
+            ..base()
+        };
+        let counts: Vec<usize> = (0..40)
+            .map(|seed| mixture(&short, seed).args.nemesis.len())
+            .collect();
+        assert!(
+            counts.iter().all(|count| (1..=2).contains(count)),
+            "{counts:?}"
+        );
+        assert!((0..40).any(|seed| mixture(&base(), seed).args.nemesis.len() == 4));
     }
 
     #[test]

@@ -70,17 +70,21 @@ pub const STAGE_READS: usize = 4;
 /// Longest that they are waited for once the block is sealed; then what the block changed is read as a whole.
 pub const STAGE_WAIT: Duration = Duration::from_secs(1);
 /// Transactions that are executed ahead to learn what state they will ask for.
-pub const PROBE_TRANSACTIONS: usize = 2_048;
-/// So many of them are looked at before it is asked whether more of them are worth it ...
-pub const PROBE_CHUNK: usize = 128;
-/// ... which they are where this share (1 / it) of those asked for something in vain.
-pub const PROBE_COLD_SHARE: usize = 16;
+pub const SEEK_TRANSACTIONS: usize = 2_048;
+/// So many of them are looked at first, and the others if at least one in [`SEEK_COLD_SHARE`] of these missed something.
+pub const SEEK_FIRST: usize = 32;
+/// See [`SEEK_FIRST`].
+pub const SEEK_COLD_SHARE: usize = 32;
 /// Most such looks ahead in one go over a shard, before what is missing is read one by one.
-pub const PROBE_TURNS: usize = 4;
-/// Most reads of the store of one look ahead, each for all that its transactions miss at that point.
-pub const PROBE_WAVES: usize = 48;
-/// Executing so much gas once more takes about as long as reading one value from the store.
-pub const PROBE_GAS_A_VALUE: u64 = 500_000;
+pub const SEEK_TURNS: usize = 4;
+/// Most passes over them that do not wait for what they miss.
+pub const SEEK_PROBES: usize = 16;
+/// Fewer transactions than these are worth no pass, and no thread, of their own.
+pub const SEEK_FEW: usize = 4;
+/// Most reads that are waited for after that: a single transaction can make thousands, one after the other.
+pub const SEEK_READS: u64 = 512;
+/// Threads that wait for what single transactions miss.
+pub const SEEK_THREADS: usize = 32;
 /// Most reads for state that only shows when a shard is executed again after a conflict.
 pub const CONFLICT_READS: usize = 6;
 /// Blocks whose old values are kept, so that the parent's state stays readable while the next round runs.

@@ -21,6 +21,7 @@ mod limits;
 mod pool;
 mod race;
 mod second;
+mod seek;
 mod shared;
 mod stats;
 mod verify;

@@ -1,13 +1,10 @@
 //! Executing somebody's shard in its exact order, on the parent's state: for VERIFY rounds and for second executions.
 
-use super::cache::{CacheView, Probe};
-use super::limits::{
-    PROBE_CHUNK, PROBE_COLD_SHARE, PROBE_GAS_A_VALUE, PROBE_TRANSACTIONS, PROBE_TURNS, PROBE_WAVES,
-};
+use super::cache::CacheView;
+use super::limits::{SEEK_TRANSACTIONS, SEEK_TURNS};
+use super::seek::seek;
 use super::shared::Shared;
-use crate::execution::{
-    Builder, ExecutionError, Rules, Transaction, Unavailable, execute_rest, explore,
-};
+use crate::execution::{Builder, ExecutionError, Rules, Transaction, Unavailable, execute_rest};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -110,7 +107,7 @@ impl Ground {
         }
     }
 
-    /// After an execution ended with `error`: loads what the view misses, and looks what `rest`, the transactions that were
+    /// After an execution ended with `error`: loads what the view misses, and looks ahead what `rest`, the transactions that were
     /// not executed yet, will miss. After some such `turns` the view waits for every single value from then on.
     ///
     /// # Errors
@@ -126,69 +123,11 @@ impl Ground {
             return Err(error);
         }
         self.view.load_blocking(&self.runtime, missing)?;
-        if *turns == PROBE_TURNS {
+        if *turns == SEEK_TURNS {
             self.view.be_patient(&self.runtime);
             return Ok(());
         }
         *turns += 1;
-        self.look_ahead(&rest[..rest.len().min(PROBE_TRANSACTIONS)])
+        seek(self, &rest[..rest.len().min(SEEK_TRANSACTIONS)])
     }
-
-    /// Executes `ahead` on a view that answers missing values by nothing, loads in one read what was asked for in vain, and
-    /// goes on so with those that did: what a transaction reads may depend on what it read before.
-    ///
-    /// # Errors
-    /// [`Unavailable`] where the store does not answer.
-    pub fn look_ahead(&self, ahead: &[Arc<Transaction>]) -> Result<(), Unavailable> {
-        let mut asking = Asking::default();
-        for some in ahead.chunks(PROBE_CHUNK) {
-            let before = asking.transactions.len();
-            self.ask(some, &mut asking)?;
-            // Who knows nearly all that these ask for will know most of what the next ones do.
-            if asking.transactions.len() - before < some.len() / PROBE_COLD_SHARE {
-                break;
-            }
-        }
-        for _ in 0..PROBE_WAVES {
-            let missing = self.view.take_missing();
-            let values = missing.len() as u64;
-            if values == 0 {
-                return Ok(());
-            }
-            self.view.load_blocking(&self.runtime, missing)?;
-            // A few long ones: executing them over and over costs more than their reads.
-            if asking.gas > values * PROBE_GAS_A_VALUE {
-                return Ok(());
-            }
-            let again = std::mem::take(&mut asking);
-            self.ask(&again.transactions, &mut asking)?;
-        }
-        Ok(())
-    }
-
-    /// Executes each by itself; those that miss something are `asking`.
-    fn ask(
-        &self,
-        transactions: &[Arc<Transaction>],
-        asking: &mut Asking,
-    ) -> Result<(), Unavailable> {
-        let probe = Probe(self.view.clone());
-        let mut misses = self.view.misses();
-        let looked = |transaction: &Arc<Transaction>, gas| {
-            let now = self.view.misses();
-            if std::mem::replace(&mut misses, now) != now {
-                asking.transactions.push(transaction.clone());
-                asking.gas += gas;
-            }
-        };
-        explore(&self.rules, &self.environment, transactions, probe, looked)
-    }
-}
-
-/// Transactions that asked for something in vain.
-#[derive(Default)]
-struct Asking {
-    transactions: Vec<Arc<Transaction>>,
-    /// What executing them again takes, at least.
-    gas: u64,
 }

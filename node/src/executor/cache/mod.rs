@@ -9,7 +9,7 @@ mod part;
 mod view;
 
 pub use part::Value;
-pub use view::{CacheView, Probe};
+pub use view::{CacheView, Missing};
 
 use super::limits::{CACHE_PARTS, UNDO_BLOCKS};
 use crate::execution::Code;

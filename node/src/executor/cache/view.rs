@@ -1,10 +1,9 @@
 //! Views of a block's state through the cache.
 //!
 //! A [`CacheView`] does not wait at first: what is not in memory is noted as missing and answered `Unavailable`, and the
-//! caller loads all that is missing in one read ([`CacheView::load`]) and goes on where it stopped. A [`Probe`] answers
-//! missing values by nothing, so that transactions executed on it name, all in one go, what state they will ask for. Where
-//! that has taught all that it can, the caller tells the view to wait ([`CacheView::be_patient`]): from then on a value is read
-//! when it is asked for, since executing a long transaction again for every value costs more than the reads.
+//! caller loads all that is missing in one read ([`CacheView::load`]) and goes on where it stopped. Where looking ahead has
+//! taught all that it can, the caller tells the view to wait ([`CacheView::be_patient`]): from then on a value is read when it
+//! is asked for, since executing a long transaction again for every value costs more than the reads.
 
 use super::{StateCache, Value, lock};
 use crate::blocking::wait_for;
@@ -13,7 +12,6 @@ use crate::store_client::{BlockId, StateKey, StateValue, StoreClient, StoreError
 use alloy_consensus::Transaction as _;
 use alloy_primitives::KECCAK256_EMPTY;
 use alloy_primitives::map::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use tokio::runtime::Handle;
 use troika_proto::{Address, B256, BlockHashes, U256};
@@ -33,12 +31,29 @@ pub struct Missing {
 impl Missing {
     /// True if nothing is missing.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.keys.is_empty() && self.codes.is_empty() && self.hashes.is_empty()
     }
 
-    /// How many values.
-    pub fn len(&self) -> usize {
-        self.keys.len() + self.codes.len() + self.hashes.len()
+    /// A value as well.
+    pub fn want(&mut self, key: StateKey) {
+        self.keys.insert(key);
+    }
+
+    /// A code as well.
+    pub fn want_code(&mut self, hash: B256) {
+        self.codes.insert(hash);
+    }
+
+    /// What BLOCKHASH answers for `number` as well.
+    pub fn want_block_hash(&mut self, number: u64) {
+        self.hashes.insert(number);
+    }
+
+    /// All of `other` as well.
+    pub fn extend(&mut self, other: Self) {
+        self.keys.extend(other.keys);
+        self.codes.extend(other.codes);
+        self.hashes.extend(other.hashes);
     }
 }
 
@@ -54,8 +69,6 @@ pub struct CacheView {
     own: Mutex<HashMap<StateKey, Value>>,
     hashes: Mutex<HashMap<u64, B256>>,
     missing: Mutex<Missing>,
-    /// How often something was asked for in vain.
-    misses: AtomicU64,
     /// Whether a miss is waited for, and what for that is needed.
     patient: Mutex<Option<(Handle, Weak<CacheView>)>>,
 }
@@ -78,14 +91,8 @@ impl CacheView {
             own: Mutex::default(),
             hashes: Mutex::default(),
             missing: Mutex::default(),
-            misses: AtomicU64::new(0),
             patient: Mutex::default(),
         }
-    }
-
-    /// How often something was asked for in vain so far.
-    pub fn misses(&self) -> u64 {
-        self.misses.load(Ordering::Relaxed)
     }
 
     /// What has been asked for in vain since the last call.
@@ -98,14 +105,52 @@ impl CacheView {
         cached.or_else(|| lock(&self.own).get(key).copied())
     }
 
-    fn find(&self, key: StateKey) -> Result<Value, Unavailable> {
-        if let Some(value) = self.known(&key) {
+    /// An account, if it is known.
+    pub fn known_account(&self, address: Address) -> Option<Option<Account>> {
+        match self.known(&StateKey::Account(address))? {
+            Value::Account(account) => Some(account),
+            Value::Slot(_) => None,
+        }
+    }
+
+    /// The value of a slot, if it is known.
+    pub fn known_slot(&self, address: Address, slot: U256) -> Option<U256> {
+        match self.known(&StateKey::Slot(address, slot))? {
+            Value::Slot(value) => Some(value),
+            Value::Account(_) => None,
+        }
+    }
+
+    /// A code, if it is known.
+    pub fn known_code(&self, hash: B256) -> Option<Code> {
+        self.cache.code(hash)
+    }
+
+    /// What BLOCKHASH answers, if it is known.
+    pub fn known_block_hash(&self, number: u64) -> Option<B256> {
+        if let Some(fixed) = &self.fixed_hashes {
+            return Some(fixed.get(&number).copied().unwrap_or_default());
+        }
+        if number > self.number || self.number - number >= BLOCKHASH_REACH {
+            return Some(B256::ZERO);
+        }
+        if number == self.number {
+            return Some(self.block);
+        }
+        lock(&self.hashes).get(&number).copied()
+    }
+
+    /// What is known, or is once this view has waited for it.
+    fn find<T>(
+        &self,
+        known: impl Fn() -> Option<T>,
+        note: impl FnOnce(&mut Missing),
+    ) -> Result<T, Unavailable> {
+        if let Some(value) = known() {
             return Ok(value);
         }
-        self.miss(|missing| {
-            missing.keys.insert(key);
-        })?;
-        self.known(&key).ok_or_else(missed)
+        self.miss(note)?;
+        known().ok_or_else(missed)
     }
 
     fn keep(&self, key: StateKey, value: Value) {
@@ -269,7 +314,6 @@ impl CacheView {
             note(&mut missing);
             return view.load_blocking(&runtime, missing);
         }
-        self.misses.fetch_add(1, Ordering::Relaxed);
         note(&mut lock(&self.missing));
         Err(missed())
     }
@@ -289,67 +333,25 @@ fn answered(loaded: Option<Result<(), StoreError>>) -> Result<(), Unavailable> {
 impl StateView for CacheView {
     fn account(&self, address: Address) -> Result<Option<Account>, Unavailable> {
         let key = StateKey::Account(address);
-        match self.find(key)? {
-            Value::Account(account) => Ok(account),
-            Value::Slot(_) => Err(missed()),
-        }
+        self.find(|| self.known_account(address), |missing| missing.want(key))
     }
 
     fn slot(&self, address: Address, slot: U256) -> Result<U256, Unavailable> {
         let key = StateKey::Slot(address, slot);
-        match self.find(key)? {
-            Value::Slot(value) => Ok(value),
-            Value::Account(_) => Err(missed()),
-        }
+        self.find(
+            || self.known_slot(address, slot),
+            |missing| missing.want(key),
+        )
     }
 
     fn code(&self, hash: B256) -> Result<Code, Unavailable> {
-        if let Some(code) = self.cache.code(hash) {
-            return Ok(code);
-        }
-        self.miss(|missing| {
-            missing.codes.insert(hash);
-        })?;
-        self.cache.code(hash).ok_or_else(missed)
+        self.find(|| self.known_code(hash), |missing| missing.want_code(hash))
     }
 
     fn block_hash(&self, number: u64) -> Result<B256, Unavailable> {
-        if let Some(fixed) = &self.fixed_hashes {
-            return Ok(fixed.get(&number).copied().unwrap_or_default());
-        }
-        if number > self.number || self.number - number >= BLOCKHASH_REACH {
-            return Ok(B256::ZERO);
-        }
-        if number == self.number {
-            return Ok(self.block);
-        }
-        if let Some(hash) = lock(&self.hashes).get(&number) {
-            return Ok(*hash);
-        }
-        self.miss(|missing| {
-            missing.hashes.insert(number);
-        })?;
-        lock(&self.hashes).get(&number).copied().ok_or_else(missed)
-    }
-}
-
-/// Answers what is missing by nothing, and notes it.
-pub struct Probe(pub Arc<CacheView>);
-
-impl StateView for Probe {
-    fn account(&self, address: Address) -> Result<Option<Account>, Unavailable> {
-        Ok(self.0.account(address).unwrap_or_default())
-    }
-
-    fn slot(&self, address: Address, slot: U256) -> Result<U256, Unavailable> {
-        Ok(self.0.slot(address, slot).unwrap_or_default())
-    }
-
-    fn code(&self, hash: B256) -> Result<Code, Unavailable> {
-        Ok(self.0.code(hash).unwrap_or_default())
-    }
-
-    fn block_hash(&self, number: u64) -> Result<B256, Unavailable> {
-        Ok(self.0.block_hash(number).unwrap_or_default())
+        self.find(
+            || self.known_block_hash(number),
+            |missing| missing.want_block_hash(number),
+        )
     }
 }

@@ -6,6 +6,7 @@
 
 use super::super::limits::APPEND_INTERVAL;
 use super::super::pool::Select;
+use super::super::seek::seek;
 use super::super::shared::Shared;
 use super::super::verify::Ground;
 use super::Race;
@@ -108,6 +109,6 @@ impl Ahead {
             return Ok(());
         }
         // Who calls what is not known here will read slots that are not known either.
-        self.ground.look_ahead(&transactions)
+        seek(&self.ground, &transactions)
     }
 }

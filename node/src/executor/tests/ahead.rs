@@ -120,6 +120,6 @@ async fn a_cold_executor_reads_what_contracts_ask_for_in_a_few_batches() {
     let (round, _) = place.await;
     let state = store.state();
     assert_eq!(state.included(round).len(), 240);
-    // Accounts, the code, the first slot that is missed, and all that a look ahead misses.
-    assert!(state.state_reads <= 6, "{} reads", state.state_reads);
+    // Accounts, the code, the first slot that is missed, and what looks ahead miss: at the first transactions, then at the others.
+    assert!(state.state_reads <= 8, "{} reads", state.state_reads);
 }

@@ -6,5 +6,6 @@ pub(super) mod cluster;
 mod feed;
 mod race;
 mod second;
+mod seek;
 mod slow;
 mod view;

@@ -62,6 +62,20 @@ async fn the_emptiest_proposal_does_not_win() {
     assert!(state.submissions.iter().all(|s| s.2 == "e0"));
 }
 
+/// No run of the fault suite sees this bug: an empty proposal wins only the round that is open when an executor comes back.
+#[cfg(feature = "mutants")]
+#[tokio::test]
+async fn an_executor_that_proposes_at_once_is_noticed() {
+    use troika_store::mutant::{Mutant, set};
+    // Planted in this thread, on which every task of this runtime runs.
+    let before = set(Some(Mutant::ProposesAtOnce));
+    let (store, _, _executors) = cluster(&genesis(2, 10, 200), 1).await;
+    // Nobody has told the executor of a transaction, and still it proposes.
+    let look = |state: &State| (!state.submissions.is_empty()).then_some(());
+    store.until("an empty proposal", look).await;
+    set(before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_gateway_rounds_are_sealed_after_seal_after_only() {
     let genesis = genesis(2, 10, 200);
