@@ -205,6 +205,63 @@ async fn a_cut_off_member_answers_what_is_decided_and_nothing_else() {
     cluster.shutdown().await;
 }
 
+/// What openraft's own read index allows: a late answer to an entry counts for the message, sent when that entry was
+/// committed, which ends with the same entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_answers_do_not_confirm_a_leader_that_has_been_replaced() {
+    let cluster = Cluster::start(3).await;
+    init(cluster.handle(1)).await;
+    let round = open(cluster.handle(1)).await;
+    cluster.settled().await;
+    let old = cluster.leader().await;
+    let [first, second] = [old % 3 + 1, (old + 1) % 3 + 1];
+    let alone = cluster.handle(old).clone();
+    // Both others log an entry and say so; nobody hears it.
+    let last = alone.status().last_log_index;
+    cluster.hub.hold_answers(first, old);
+    cluster.hub.hold_answers(second, old);
+    let soon = Runtime::now() + LONG;
+    let proposing = alone.clone();
+    let held = Runtime::spawn(async move {
+        let command = proposal(round, 0, 0, 1, "a");
+        proposing.propose_by(command, soon).await
+    });
+    until("the entry is on all disks", || {
+        let logged = [first, second].map(|id| cluster.handle(id).status().last_log_index);
+        logged.iter().all(|index| *index > last).then_some(())
+    })
+    .await;
+    // They are cut off from their leader, and go on without it.
+    cluster.hub.stall(old);
+    until("another leader", || {
+        let leader = cluster.handle(first).position().leader;
+        (leader != old && leader == cluster.handle(second).position().leader).then_some(())
+    })
+    .await;
+    let theirs = propose(cluster.handle(first), proposal(round, 1, 1, 1, "c")).await;
+    assert!(matches!(theirs.answer.decision, Decision::Winner(_)));
+    // A read begins where that has not been heard; then the answers come.
+    let deadline = Runtime::now() + Duration::from_millis(1_500);
+    let reading = alone.clone();
+    let read = Runtime::spawn(async move { reading.linearize(deadline).await });
+    Runtime::sleep(Duration::from_millis(100)).await;
+    let before = alone.status().committed_index;
+    cluster.hub.let_answers_through(first, old);
+    // By a leader of the past. On a slow machine it has given its streams up by now, and there is nothing to be seen.
+    while alone.status().committed_index == before && Runtime::now() < deadline {
+        Runtime::sleep(Duration::from_millis(10)).await;
+    }
+    Runtime::sleep(Duration::from_millis(100)).await;
+    cluster.hub.let_answers_through(second, old);
+    let read = read.await.unwrap();
+    let knows = alone.read(|machine| matches!(machine.decided(round, 1), Ok(Some(_))));
+    assert!(read.is_err() || knows, "it read what was not true any more");
+    cluster.hub.heal();
+    assert!(held.await.unwrap().is_ok());
+    cluster.settled().await;
+    cluster.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_far_behind_gets_the_state_while_writes_go_on() {
     let mut cluster = Cluster::start(3).await;

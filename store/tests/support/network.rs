@@ -22,6 +22,8 @@ pub struct Hub {
     cut: Mutex<BTreeSet<(String, String)>>,
     /// Addresses to and from which messages wait.
     stalled: watch::Sender<BTreeSet<String>>,
+    /// From whom and to whom answers on streams wait.
+    held: watch::Sender<BTreeSet<(String, String)>>,
     /// Bytes of messages on streams that wait, and the most that ever waited at once.
     withheld: AtomicUsize,
     most_withheld: AtomicUsize,
@@ -66,6 +68,28 @@ impl Hub {
         self.stalled.send_modify(|stalled| {
             stalled.insert(address(id));
         });
+    }
+
+    /// Answers of one member on streams of the other wait from now on, and messages that are no answers do not.
+    pub fn hold_answers(&self, from: u64, to: u64) {
+        self.held.send_modify(|held| {
+            held.insert((address(from), address(to)));
+        });
+    }
+
+    /// Those answers get through, now that they are late.
+    pub fn let_answers_through(&self, from: u64, to: u64) {
+        self.held.send_modify(|held| {
+            held.remove(&(address(from), address(to)));
+        });
+    }
+
+    /// Ready when an answer on a stream gets through.
+    async fn answerable(&self, from: &str, to: &str) {
+        let way = (from.to_owned(), to.to_owned());
+        let mut held = self.held.subscribe();
+        // The sender is in `self`, so it lives.
+        assert!(held.wait_for(|held| !held.contains(&way)).await.is_ok());
     }
 
     /// The most bytes of messages that have waited on streams at once.
@@ -172,6 +196,7 @@ impl Network for Wire {
             let (to_caller, answers) = tokio::sync::mpsc::channel(16);
             let ended = link.clone();
             let to = address.clone();
+            let (answering, caller) = (hub.clone(), own.clone());
             Runtime::spawn(async move {
                 let mut outgoing = Box::pin(outgoing.take_until(ended.cancelled_owned()));
                 while let Some(message) = outgoing.next().await {
@@ -194,6 +219,7 @@ impl Network for Wire {
                 let gone = to_caller.clone();
                 let mut replies = Box::pin(replies.take_until(gone.closed()));
                 while let Some(reply) = replies.next().await {
+                    answering.answerable(&address, &caller).await;
                     if to_caller.send(Ok(reply)).await.is_err() {
                         return;
                     }
