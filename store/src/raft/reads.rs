@@ -118,7 +118,7 @@ async fn own_index(core: &Core) -> Option<u64> {
     }
     let id = core.id();
     let claim = core.raft.with_raft_state(move |state| Claim::of(id, state));
-    let claim = claim.await.ok().flatten()?;
+    let claim = Runtime::timeout(CALL_TIMEOUT, claim).await.ok()?.ok()??;
     claim.is_confirmed(core).await.then_some(claim.index)
 }
 
