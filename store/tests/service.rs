@@ -2,7 +2,7 @@
 
 mod support;
 
-use alloy_primitives::{B256, U256};
+use alloy_primitives::{Address, B256, U256};
 use bytes::Bytes;
 use std::time::Duration;
 use support::chain::*;
@@ -169,6 +169,50 @@ async fn a_stream_answers_every_request_and_a_refusal_does_not_end_it() {
         (99, i32::from(Code::InvalidArgument))
     );
     assert!(failed[0].2.starts_with("executor"));
+    chain.cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_brings_code_and_small_storage_along_if_asked() {
+    let chain = Chain::start().await;
+    let mut blocks: Vec<Bytes> = Vec::new();
+    for value in 1..3 {
+        let round = chain.open().await;
+        let proposal = shard(0, value, value);
+        chain.submit(0, submission(round, "r", &proposal)).await;
+        blocks.push(chain.seal(round).await.round.unwrap().block_hash);
+    }
+    let key = |address: Address| v1::StateKey {
+        address: Bytes::copy_from_slice(address.as_slice()),
+        slot: Bytes::new(),
+    };
+    let request = v1::ReadRequest {
+        keys: vec![key(contract()), key(crowded()), key(Address::ZERO)],
+        ahead_bytes: 1 << 20,
+        ..Default::default()
+    };
+    for (block, slots) in blocks.iter().zip([[(1, 1), (2, 0)], [(1, 1), (2, 2)]]) {
+        let mut request = request.clone();
+        request.block = block.clone();
+        let read = chain.state(0).read(request).await.unwrap().into_inner();
+        let ahead = read.ahead;
+        assert_eq!(ahead.len(), 2, "those with code");
+        assert_eq!((&*ahead[0].code, &*ahead[1].code), (&CODE[..], &[][..]));
+        let hashes = ahead.iter().map(|a| &a.account.as_ref().unwrap().code_hash);
+        assert_eq!(hashes.collect::<std::collections::BTreeSet<_>>().len(), 1);
+        assert!(ahead[1].slots.is_empty(), "they are many");
+        let found = ahead[0].slots.iter().map(|slot| {
+            let number = |bytes: &[u8]| U256::from_be_slice(bytes).to::<u64>();
+            (number(&slot.slot), number(&slot.value))
+        });
+        assert_eq!(found.collect::<Vec<_>>(), slots);
+    }
+    let plain = v1::ReadRequest {
+        ahead_bytes: 0,
+        ..request
+    };
+    let read = chain.state(0).read(plain).await.unwrap().into_inner();
+    assert!(read.ahead.is_empty());
     chain.cluster.stop().await;
 }
 

@@ -85,6 +85,15 @@ pub const SEEK_FEW: usize = 4;
 pub const SEEK_READS: u64 = 512;
 /// Threads that wait for what single transactions miss.
 pub const SEEK_THREADS: usize = 32;
+/// Bytes that a read of the state may bring of what was not asked for, for each key that was: an executor that asks for much
+/// knows little.
+pub const AHEAD_BYTES_PER_KEY: usize = 16 * 1024;
+/// Most such bytes.
+pub const AHEAD_BYTES: usize = 4 * 1024 * 1024;
+/// Slots of storages that a view of one block knows to be whole.
+pub const WHOLE_SLOTS: usize = 65_536;
+/// Words of a call's arguments that are looked at for addresses.
+pub const NAMED_WORDS: usize = 64;
 /// Most reads for state that only shows when a shard is executed again after a conflict.
 pub const CONFLICT_READS: usize = 6;
 /// Blocks whose old values are kept, so that the parent's state stays readable while the next round runs.

@@ -14,33 +14,48 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use troika_proto::{Address, B256, U256};
 
-/// Reads what `transactions` will ask for; but where the first of them know nearly all that they ask for, not what the others
-/// will.
+/// Reads what is `missing`, and what `transactions` will ask for; but where the first of them know nearly all that they ask
+/// for, not what the others will.
 ///
 /// # Errors
 /// [`Unavailable`] where the store does not answer.
-pub fn seek(ground: &Ground, transactions: &[Arc<Transaction>]) -> Result<(), Unavailable> {
+pub fn seek(
+    ground: &Ground,
+    transactions: &[Arc<Transaction>],
+    mut missing: Missing,
+) -> Result<(), Unavailable> {
     let all: Vec<&Arc<Transaction>> = transactions.iter().collect();
     let (first, others) = all.split_at(SEEK_FIRST.min(all.len()));
-    let mut asking = probe(ground, first)?;
+    let mut asking = probe(ground, first, &mut missing)?;
     if asking.len() * SEEK_COLD_SHARE >= first.len() {
-        asking.extend(probe(ground, others)?);
+        asking.extend(probe(ground, others, &mut missing)?);
     }
+    load(ground, missing)?;
     for _ in 1..SEEK_PROBES {
         if asking.len() < SEEK_FEW {
             break;
         }
-        asking = probe(ground, &asking)?;
+        let mut missing = Missing::default();
+        asking = probe(ground, &asking, &mut missing)?;
+        load(ground, missing)?;
     }
     wait_out(ground, &asking)
 }
 
-/// Executes each once, without waiting, and reads what they missed. Answers those that did.
+fn load(ground: &Ground, missing: Missing) -> Result<(), Unavailable> {
+    match missing.is_empty() {
+        true => Ok(()),
+        false => ground.view.load_blocking(&ground.runtime, missing),
+    }
+}
+
+/// Executes each once, without waiting, and notes what they missed. Answers those that did.
 fn probe<'a>(
     ground: &Ground,
     transactions: &[&'a Arc<Transaction>],
+    missing: &mut Missing,
 ) -> Result<Vec<&'a Arc<Transaction>>, Unavailable> {
-    let (missing, asking) = (Mutex::new(Missing::default()), Mutex::new(Vec::new()));
+    let (missing, asking) = (Mutex::new(missing), Mutex::new(Vec::new()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = cores.min(transactions.len() / SEEK_FEW);
     spread(transactions, threads, |some| {
@@ -53,10 +68,6 @@ fn probe<'a>(
             }
         })
     })?;
-    let missing = missing.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !missing.is_empty() {
-        ground.view.load_blocking(&ground.runtime, missing)?;
-    }
     Ok(asking.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 

@@ -122,12 +122,13 @@ impl Ground {
         if missing.is_empty() {
             return Err(error);
         }
-        self.view.load_blocking(&self.runtime, missing)?;
         if *turns == SEEK_TURNS {
+            self.view.load_blocking(&self.runtime, missing)?;
             self.view.be_patient(&self.runtime);
             return Ok(());
         }
         *turns += 1;
-        seek(self, &rest[..rest.len().min(SEEK_TRANSACTIONS)])
+        let ahead = rest.len().min(SEEK_TRANSACTIONS);
+        seek(self, &rest[..ahead], missing)
     }
 }

@@ -17,6 +17,7 @@
 mod cluster;
 mod convert;
 mod limits;
+mod read;
 mod rounds;
 mod state;
 mod transport;
@@ -24,7 +25,8 @@ mod types;
 mod watch;
 
 pub use cluster::{InitOutcome, MemberInfo};
-pub use state::{AccountState, BlockId, ShardParts, StateKey, StateValue, StateValues};
+pub use read::{AccountState, Ahead, StateKey, StateValue, StateValues};
+pub use state::{BlockId, ShardParts};
 pub use transport::{Options, StoreClient, StoreError};
 pub use types::{
     AcceptedShard, Acquired, Block, BlockDiff, BlockShard, Event, EventId, EventKind, Head,

@@ -3,15 +3,13 @@
 use super::transport::{StoreClient, StoreError, found};
 use super::types::{AcceptedShard, Block, BlockDiff, BlockShard, Head, Place};
 use tonic::transport::Channel;
-use troika_proto::limits::{MAX_MESSAGE_BYTES, MAX_READ_CODES, MAX_READ_KEYS};
+use troika_proto::limits::MAX_MESSAGE_BYTES;
 use troika_proto::whole::Whole;
-use troika_proto::wire::{address_bytes, at_most, hash, hash_bytes, number, required};
-use troika_proto::{
-    Address, B256, Bytes, ChainConfig, Diff, Header, Malformed, ShardBody, ShardHeader, U256, v1,
-};
+use troika_proto::wire::{at_most, hash, hash_bytes, number, required};
+use troika_proto::{B256, ChainConfig, Diff, Header, Malformed, ShardBody, ShardHeader, v1};
 use v1::state_client::StateClient;
 
-fn state(channel: Channel) -> StateClient<Whole<Channel>> {
+pub(super) fn state(channel: Channel) -> StateClient<Whole<Channel>> {
     StateClient::new(Whole(channel))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -44,46 +42,6 @@ impl ShardParts {
         receipts: true,
         diff: true,
     };
-}
-
-/// What to read of the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum StateKey {
-    /// An account.
-    Account(Address),
-    /// A storage slot.
-    Slot(Address, U256),
-}
-
-/// An account that exists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AccountState {
-    /// Wei.
-    pub balance: U256,
-    /// Transactions sent.
-    pub nonce: u64,
-    /// `None`: no code.
-    pub code_hash: Option<B256>,
-}
-
-/// What was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StateValue {
-    /// `None`: there is no such account.
-    Account(Option<AccountState>),
-    /// Zero where it was never written.
-    Slot(U256),
-}
-
-/// The answer to a state read.
-#[derive(Clone, Debug)]
-pub struct StateValues {
-    /// The block that was read.
-    pub block: B256,
-    /// One a key, in the order asked.
-    pub values: Vec<StateValue>,
-    /// One a code hash, in the order asked; `None` where unknown.
-    pub codes: Vec<Option<Bytes>>,
 }
 
 impl StoreClient {
@@ -242,75 +200,6 @@ impl StoreClient {
         }))
     }
 
-    /// Reads the state at a block (`None`: at the head of whoever answers). Any number of keys and codes: what exceeds
-    /// one message is asked for in several, all at the same block.
-    ///
-    /// # Errors
-    /// [`StoreError`] without an answer; [`StoreError::Pruned`] where the block's state is no longer kept.
-    pub async fn read(
-        &self,
-        block: Option<B256>,
-        keys: &[StateKey],
-        codes: &[B256],
-    ) -> Result<StateValues, StoreError> {
-        let mut key_pages = keys.chunks(MAX_READ_KEYS);
-        let mut code_pages = codes.chunks(MAX_READ_CODES);
-        let mut all: Option<StateValues> = None;
-        loop {
-            let (key_page, code_page) = (key_pages.next(), code_pages.next());
-            if key_page.is_none()
-                && code_page.is_none()
-                && let Some(all) = all
-            {
-                return Ok(all);
-            }
-            let at = all.as_ref().map(|all| all.block).or(block);
-            let (key_page, code_page) =
-                (key_page.unwrap_or_default(), code_page.unwrap_or_default());
-            let page = self.read_page(at, key_page, code_page).await?;
-            match &mut all {
-                None => all = Some(page),
-                Some(all) => {
-                    all.values.extend(page.values);
-                    all.codes.extend(page.codes);
-                }
-            }
-        }
-    }
-
-    async fn read_page(
-        &self,
-        block: Option<B256>,
-        keys: &[StateKey],
-        codes: &[B256],
-    ) -> Result<StateValues, StoreError> {
-        let request = v1::ReadRequest {
-            meta: self.monotonic(),
-            block: block.map(hash_bytes).unwrap_or_default(),
-            keys: keys.iter().map(wire_key).collect(),
-            codes: codes.iter().map(|code| hash_bytes(*code)).collect(),
-            linearizable: false,
-        };
-        let reply = self
-            .call("read state", |channel| {
-                let request = request.clone();
-                async move { state(channel).read(request).await }
-            })
-            .await?;
-        if reply.values.len() != keys.len() || reply.codes.len() != codes.len() {
-            return Err(Malformed::new("values", "are not one for each key").into());
-        }
-        let values = keys.iter().zip(&reply.values).map(value);
-        let codes = reply.codes.into_iter();
-        Ok(StateValues {
-            block: hash("block", &reply.block)?,
-            values: values.collect::<Result<_, _>>()?,
-            codes: codes
-                .map(|code| (!code.is_empty()).then(|| code.into()))
-                .collect(),
-        })
-    }
-
     /// Where a transaction stands: one place, or several on a fork, or none.
     ///
     /// # Errors
@@ -365,30 +254,5 @@ fn parts_of(wire: v1::ShardBody, parts: ShardParts) -> Result<ShardBody, Malform
         transactions: wire.transactions.into_iter().map(Into::into).collect(),
         receipts,
         diff: Diff::try_from(&diff).map_err(|e| e.within("body.diff"))?,
-    })
-}
-
-fn wire_key(key: &StateKey) -> v1::StateKey {
-    match key {
-        StateKey::Account(address) => v1::StateKey {
-            address: address_bytes(*address),
-            slot: bytes::Bytes::new(),
-        },
-        StateKey::Slot(address, slot) => v1::StateKey {
-            address: address_bytes(*address),
-            slot: bytes::Bytes::copy_from_slice(&slot.to_be_bytes::<32>()),
-        },
-    }
-}
-
-fn value((key, wire): (&StateKey, &v1::StateValue)) -> Result<StateValue, Malformed> {
-    Ok(match key {
-        StateKey::Slot(..) => StateValue::Slot(number("values.slot", &wire.slot)?),
-        StateKey::Account(_) if !wire.exists => StateValue::Account(None),
-        StateKey::Account(_) => StateValue::Account(Some(AccountState {
-            balance: number("values.balance", &wire.balance)?,
-            nonce: wire.nonce,
-            code_hash: super::convert::optional_hash("values.code_hash", &wire.code_hash)?,
-        })),
     })
 }

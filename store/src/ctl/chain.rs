@@ -173,6 +173,7 @@ async fn get(
         keys: wire.collect(),
         codes: codes.iter().copied().map(hash_bytes).collect(),
         linearizable,
+        ahead_bytes: 0,
     };
     let answer = client
         .call(|a| {

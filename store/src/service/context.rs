@@ -1,5 +1,6 @@
 //! What all handlers share: the member, deadlines, and the head of every reply.
 
+use super::ahead::Pointers;
 use super::limits::{ANSWER_SHARE, ANSWER_TIME, DEFAULT_DEADLINE, MAX_DEADLINE};
 use super::room::Room;
 use super::status::Fault;
@@ -8,6 +9,7 @@ use crate::raft::{Handle, Proposed};
 use crate::runtime::{Instant, Runtime};
 use crate::state::{Command, Machine, Submission};
 use alloy_primitives::hex;
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::metadata::MetadataMap;
 use troika_proto::v1;
@@ -18,12 +20,22 @@ use troika_proto::wire::fixed;
 pub(super) struct Context {
     handle: Handle,
     room: Room,
+    pointers: Arc<Pointers>,
 }
 
 impl Context {
     pub(super) fn new(handle: Handle) -> Self {
         let room = Room::new();
-        Self { handle, room }
+        Self {
+            handle,
+            room,
+            pointers: Arc::default(),
+        }
+    }
+
+    /// Whom codes point to.
+    pub(super) fn pointers(&self) -> &Pointers {
+        &self.pointers
     }
 
     /// What the services may hold.

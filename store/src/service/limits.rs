@@ -43,6 +43,16 @@ pub const DEFAULT_LIST_ROUNDS: u32 = 100;
 pub const DEFAULT_LIST_LOCKS: u32 = 1_000;
 /// State keys that are read before the machine is let go for a moment.
 pub const READ_KEYS_PER_LOOK: usize = 2_048;
+/// Most slots of an account whose storage is answered ahead of being asked for.
+pub const AHEAD_SLOTS: usize = 512;
+/// Most bytes that may be answered ahead.
+pub const AHEAD_BYTES: usize = 4 * 1024 * 1024;
+/// Most accounts that are looked at for one answer's part ahead: what points to accounts may point to many.
+pub const AHEAD_ACCOUNTS: usize = 4_096;
+/// Codes of which it is remembered whom they point to.
+pub const AHEAD_CODES: usize = 4_096;
+/// Addresses that are looked for in one code.
+pub const AHEAD_POINTERS: usize = 64;
 /// Newest rounds that are searched for executors whose results differed.
 pub const DIVERGENCE_ROUNDS: u64 = 1_024;
 /// Most such results that a status names.

@@ -9,11 +9,13 @@
 //! "not decided" or "conflict" from this member's own state, or wait without the call's deadline.
 
 pub mod access;
+mod ahead;
 mod cluster;
 mod context;
 mod health;
 pub mod limits;
 pub mod parse;
+mod reads;
 mod room;
 mod rounds;
 mod state;

@@ -3,7 +3,8 @@
 //! Small values are in memory; bodies and headers are cold records, read a few at a time without the machine's lock.
 
 use super::context::Context;
-use super::limits::{READ_KEYS_PER_LOOK, RECORDS_PER_READ};
+use super::limits::RECORDS_PER_READ;
+use super::reads;
 use super::room::Share;
 use super::rounds::{missing, no_round};
 use super::status::Fault;
@@ -13,11 +14,11 @@ use crate::state::{Machine, RecordKey, RefusalCode, RoundId, Winner, records};
 use bytes::Bytes;
 use prost::Message;
 use tonic::{Request, Response, Status};
-use troika_proto::limits::{MAX_MESSAGE_BYTES, MAX_READ_CODES, MAX_READ_KEYS};
+use troika_proto::limits::MAX_MESSAGE_BYTES;
 use troika_proto::record::v1 as record;
 use troika_proto::v1::state_server::State;
-use troika_proto::wire::{at_most, hash, hash_bytes, number, number_bytes};
-use troika_proto::{B256, Diff, Header, LockKey, Malformed, Shard, U256, v1};
+use troika_proto::wire::{hash, hash_bytes, number, number_bytes};
+use troika_proto::{B256, Diff, Header, Malformed, Shard, U256, v1};
 
 /// See the module.
 pub(super) struct StateService {
@@ -219,51 +220,6 @@ impl StateService {
         })
     }
 
-    async fn read_state(
-        &self,
-        request: &v1::ReadRequest,
-        deadline: Instant,
-    ) -> Result<v1::ReadResponse, Fault> {
-        let keys = state_keys(&request.keys)?;
-        at_most("codes", request.codes.len(), MAX_READ_CODES)?;
-        let codes = request.codes.iter().enumerate();
-        let codes = codes.map(|(i, code)| hash(&format!("codes[{i}]"), code));
-        let codes: Vec<B256> = codes.collect::<Result<_, _>>()?;
-        let block = match request.block.is_empty() {
-            true => self
-                .context
-                .read(|m| m.current_chain().map(|c| c.head.hash))
-                .ok_or(Fault::NoChain)?,
-            false => hash("block", &request.block)?,
-        };
-        if !self.context.read(|m| m.state_at(&block).is_some()) {
-            // Perhaps this member lags; the quorum knows.
-            self.context.linearize(true, deadline).await?;
-        }
-        let mut values = Vec::with_capacity(keys.len());
-        for part in keys.chunks(READ_KEYS_PER_LOOK) {
-            let read = self
-                .context
-                .read(|m| read_keys(m, &block, part, &mut values));
-            if !read {
-                return Err(self.not_held(block).await?);
-            }
-        }
-        if keys.is_empty() && !self.context.read(|m| m.state_at(&block).is_some()) {
-            return Err(self.not_held(block).await?);
-        }
-        let codes = self.context.read(|m| {
-            let code = |hash: &B256| m.code(hash).unwrap_or_default();
-            codes.iter().map(code).collect()
-        });
-        Ok(v1::ReadResponse {
-            meta: self.context.meta(),
-            block: hash_bytes(block),
-            values,
-            codes,
-        })
-    }
-
     /// Why the state at a block cannot be read.
     async fn not_held(&self, block: B256) -> Result<Fault, Fault> {
         let oldest = self.context.read(Machine::oldest_state);
@@ -317,48 +273,6 @@ fn block_at(machine: &Machine, number: u64) -> Result<B256, Fault> {
             "number: block {number} is forgotten, with its round"
         ))
     })
-}
-
-fn state_keys(keys: &[v1::StateKey]) -> Result<Vec<LockKey>, Malformed> {
-    at_most("keys", keys.len(), MAX_READ_KEYS)?;
-    let checked = keys.iter().enumerate().map(|(i, key)| {
-        // A lock key has the same two fields, and the same form.
-        let key = v1::LockKey {
-            address: key.address.clone(),
-            slot: key.slot.clone(),
-        };
-        LockKey::try_from(&key).map_err(|e| e.within(format_args!("keys[{i}]")))
-    });
-    checked.collect()
-}
-
-/// Reads some keys at a block; false if its state is not held.
-fn read_keys(
-    machine: &Machine,
-    block: &B256,
-    keys: &[LockKey],
-    values: &mut Vec<v1::StateValue>,
-) -> bool {
-    let Some(state) = machine.state_at(block) else {
-        return false;
-    };
-    values.extend(keys.iter().map(|key| match &key.slot {
-        Some(slot) => v1::StateValue {
-            slot: number_bytes(state.slot(&key.address, slot)),
-            ..Default::default()
-        },
-        None => match state.account(&key.address) {
-            None => v1::StateValue::default(),
-            Some(account) => v1::StateValue {
-                exists: true,
-                balance: number_bytes(account.balance),
-                nonce: account.nonce,
-                code_hash: account.code_hash.map_or_else(Bytes::new, hash_bytes),
-                slot: Bytes::new(),
-            },
-        },
-    }));
-    true
 }
 
 fn place_to_wire(machine: &Machine, place: records::Place) -> Option<v1::TransactionPlace> {
@@ -491,7 +405,10 @@ impl State for StateService {
         self.context
             .linearize(request.linearizable, deadline)
             .await?;
-        Ok(Response::new(self.read_state(&request, deadline).await?))
+        match reads::read(&self.context, &request, deadline).await? {
+            Ok(response) => Ok(Response::new(response)),
+            Err(block) => Err(self.not_held(block).await?.into()),
+        }
     }
 
     async fn block_diff(

@@ -178,7 +178,8 @@ pub struct HeldBlock {
 pub(super) struct Layers {
     base: HeldBlock,
     accounts: PointMap<Address, Cell<Account>>,
-    slots: PointMap<(Address, U256), Cell<U256>>,
+    /// By account: what belongs together is read together.
+    slots: PointMap<Address, BTreeMap<U256, Cell<U256>>>,
     codes: PointMap<B256, Bytes>,
     /// By tag.
     held: Vec<Option<HeldLayer>>,
@@ -206,9 +207,28 @@ impl StateAt<'_> {
 
     /// The value of a storage slot.
     pub fn slot(&self, address: &Address, key: &U256) -> U256 {
-        let Some(cell) = self.layers.slots.get(&(*address, *key)) else {
-            return U256::ZERO;
-        };
+        let storage = self.layers.slots.get(address);
+        storage
+            .and_then(|storage| storage.get(key))
+            .map_or(U256::ZERO, |cell| self.value(cell))
+    }
+
+    /// All slots of an account that were ever written, ascending, if there are at most `most`; those that are zero at this
+    /// block may be among them.
+    pub fn storage(
+        &self,
+        address: &Address,
+        most: usize,
+    ) -> Option<impl Iterator<Item = (U256, U256)> + '_> {
+        let storage = self.layers.slots.get(address);
+        if storage.is_some_and(|storage| storage.len() > most) {
+            return None;
+        }
+        let cells = storage.into_iter().flatten();
+        Some(cells.map(|(key, cell)| (*key, self.value(cell))))
+    }
+
+    fn value(&self, cell: &Cell<U256>) -> U256 {
         let recent = cell.newest(&self.line).and_then(|(tag, index)| {
             let layer = self.layers.layer(tag)?;
             Some(layer.changes.slots[index as usize].2)
@@ -304,16 +324,27 @@ impl Layers {
         value: U256,
         hash: &mut StateHash,
     ) {
-        let cell = self.slots.or_default((address, key));
-        if let Some(old) = &cell.base {
-            hash.remove(digest_base_slot(&address, &key, old));
-        }
-        cell.base = (!value.is_zero()).then_some(value);
-        if let Some(new) = &cell.base {
-            hash.add(digest_base_slot(&address, &key, new));
-        }
+        self.change_slot(address, key, |cell| {
+            if let Some(old) = &cell.base {
+                hash.remove(digest_base_slot(&address, &key, old));
+            }
+            cell.base = (!value.is_zero()).then_some(value);
+            if let Some(new) = &cell.base {
+                hash.add(digest_base_slot(&address, &key, new));
+            }
+        });
+    }
+
+    /// Changes what is known of a slot; nothing is kept of one of which nothing is known.
+    fn change_slot(&mut self, address: Address, key: U256, change: impl FnOnce(&mut Cell<U256>)) {
+        let storage = self.slots.or_default(address);
+        let cell = storage.entry(key).or_default();
+        change(cell);
         if cell.is_empty() {
-            self.slots.remove(&(address, key));
+            storage.remove(&key);
+        }
+        if storage.is_empty() {
+            self.slots.remove(&address);
         }
     }
 
@@ -379,8 +410,9 @@ impl Layers {
             cell.recent.push((short, index as u32));
         }
         for (index, (address, key, _)) in layer.changes.slots.iter().enumerate() {
-            let cell = self.slots.or_default((*address, *key));
-            cell.recent.push((short, index as u32));
+            self.change_slot(*address, *key, |cell| {
+                cell.recent.push((short, index as u32));
+            });
         }
         self.bytes += layer.bytes();
         self.tags.insert(layer.hash, short);
@@ -475,11 +507,7 @@ impl Layers {
             }
         }
         for (address, key, _) in &layer.changes.slots {
-            let cell = self.slots.or_default((*address, *key));
-            cell.forget(tag);
-            if cell.is_empty() {
-                self.slots.remove(&(*address, *key));
-            }
+            self.change_slot(*address, *key, |cell| cell.forget(tag));
         }
         self.bytes -= layer.bytes();
         self.tags.remove(&layer.hash);

@@ -10,6 +10,7 @@ use troika_proto::{
     AccountDiff, ChainConfig, Diff, Genesis, GenesisAccount, LockRule, Receipt, Shard, ShardBody,
     Spec, v1,
 };
+use troika_store::service::limits::AHEAD_SLOTS;
 use troika_store::testing::TestCluster;
 
 pub const SHARDS: u32 = 4;
@@ -18,11 +19,25 @@ pub fn contract() -> Address {
     Address::with_last_byte(0xcc)
 }
 
+/// A contract with more slots than are answered ahead.
+pub fn crowded() -> Address {
+    Address::with_last_byte(0xce)
+}
+
+/// The code of both contracts.
+pub const CODE: [u8; 2] = [0x60, 0x01];
+
 pub fn genesis() -> Genesis {
     let account = GenesisAccount {
         balance: U256::from(1_000_000),
         nonce: 1,
+        code: CODE.into(),
         ..GenesisAccount::default()
+    };
+    let slots = 0..=AHEAD_SLOTS as u64;
+    let crowd = GenesisAccount {
+        storage: slots.map(|n| (U256::from(n), U256::from(1))).collect(),
+        ..account.clone()
     };
     Genesis {
         config: ChainConfig {
@@ -43,7 +58,7 @@ pub fn genesis() -> Genesis {
             share_cap: 0,
             fixed: None,
         },
-        accounts: [(contract(), account)].into(),
+        accounts: [(contract(), account), (crowded(), crowd)].into(),
     }
 }
 

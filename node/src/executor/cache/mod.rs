@@ -12,13 +12,13 @@ pub use part::Value;
 pub use view::{CacheView, Missing};
 
 use super::limits::{CACHE_PARTS, UNDO_BLOCKS};
-use crate::execution::Code;
+use crate::execution::{Code, code_of};
 use crate::store_client::StateKey;
 use alloy_primitives::map::HashMap;
 use part::Part;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use troika_proto::{Address, B256, Diff, Header, U256};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use troika_proto::{Address, B256, Bytes, Diff, Header, U256};
 
 /// Share of the bound that codes may take.
 const CODE_SHARE: usize = 4;
@@ -36,11 +36,17 @@ pub struct StateCache {
 
 #[derive(Default)]
 struct Codes {
-    young: HashMap<B256, Code>,
-    old: HashMap<B256, Code>,
+    young: HashMap<B256, Arc<Held>>,
+    old: HashMap<B256, Arc<Held>>,
     young_bytes: usize,
     old_bytes: usize,
     limit_bytes: usize,
+}
+
+/// A code, which is analysed when it is first asked for: much of what is read ahead never is.
+struct Held {
+    bytes: Bytes,
+    analysed: OnceLock<Code>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,10 +96,7 @@ impl StateCache {
                 changes[index].push(part::Change::Slot(*address, *key, *value));
             }
             if let Some(code) = account.code.as_ref().filter(|code| !code.is_empty()) {
-                self.insert_code(
-                    troika_proto::keccak(code),
-                    crate::execution::code_of(code.clone()),
-                );
+                self.insert_code(troika_proto::keccak(code), code.clone());
             }
         }
         if !fees.is_zero() {
@@ -124,19 +127,20 @@ impl StateCache {
 
     /// A code, if it is known.
     pub fn code(&self, hash: B256) -> Option<Code> {
-        let mut codes = lock(&self.codes);
-        if let Some(code) = codes.young.get(&hash) {
-            return Some(code.clone());
-        }
-        let code = codes.old.remove(&hash)?;
-        codes.old_bytes = codes.old_bytes.saturating_sub(code_bytes(&code));
-        codes.insert(hash, code.clone());
-        Some(code)
+        let held = lock(&self.codes).get(hash)?;
+        let analysed = held.analysed.get_or_init(|| code_of(held.bytes.clone()));
+        Some(analysed.clone())
+    }
+
+    /// True if a code is known.
+    pub fn has_code(&self, hash: B256) -> bool {
+        lock(&self.codes).get(hash).is_some()
     }
 
     /// Keeps a code.
-    pub fn insert_code(&self, hash: B256, code: Code) {
-        lock(&self.codes).insert(hash, code);
+    pub fn insert_code(&self, hash: B256, bytes: Bytes) {
+        let analysed = OnceLock::new();
+        lock(&self.codes).insert(hash, Arc::new(Held { bytes, analysed }));
     }
 
     /// Remembers a header's place in the chain.
@@ -167,9 +171,20 @@ impl StateCache {
 }
 
 impl Codes {
-    fn insert(&mut self, hash: B256, code: Code) {
-        let bytes = code_bytes(&code);
-        if self.young.insert(hash, code).is_none() {
+    /// What is used stays.
+    fn get(&mut self, hash: B256) -> Option<Arc<Held>> {
+        if let Some(held) = self.young.get(&hash) {
+            return Some(held.clone());
+        }
+        let held = self.old.remove(&hash)?;
+        self.old_bytes = self.old_bytes.saturating_sub(code_bytes(&held.bytes));
+        self.insert(hash, held.clone());
+        Some(held)
+    }
+
+    fn insert(&mut self, hash: B256, held: Arc<Held>) {
+        let bytes = code_bytes(&held.bytes);
+        if self.young.insert(hash, held).is_none() {
             self.young_bytes += bytes;
         }
         if self.young_bytes > self.limit_bytes / 2 {
@@ -180,7 +195,7 @@ impl Codes {
 }
 
 /// Code, its jump table and the maps' own share.
-fn code_bytes(code: &Code) -> usize {
+fn code_bytes(code: &Bytes) -> usize {
     code.len() + code.len() / 8 + 128
 }
 

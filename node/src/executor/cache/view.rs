@@ -5,10 +5,11 @@
 //! taught all that it can, the caller tells the view to wait ([`CacheView::be_patient`]): from then on a value is read when it
 //! is asked for, since executing a long transaction again for every value costs more than the reads.
 
+use super::super::limits::{AHEAD_BYTES, AHEAD_BYTES_PER_KEY, NAMED_WORDS, WHOLE_SLOTS};
 use super::{StateCache, Value, lock};
 use crate::blocking::wait_for;
-use crate::execution::{Account, Code, StateView, Transaction, Unavailable, code_of};
-use crate::store_client::{BlockId, StateKey, StateValue, StoreClient, StoreError};
+use crate::execution::{Account, Code, StateView, Transaction, Unavailable};
+use crate::store_client::{Ahead, BlockId, StateKey, StateValue, StoreClient, StoreError};
 use alloy_consensus::Transaction as _;
 use alloy_primitives::KECCAK256_EMPTY;
 use alloy_primitives::map::{HashMap, HashSet};
@@ -57,6 +58,12 @@ impl Missing {
     }
 }
 
+#[derive(Default)]
+struct Whole {
+    storages: HashMap<Address, HashMap<U256, U256>>,
+    slots: usize,
+}
+
 /// The state after one block.
 pub struct CacheView {
     cache: Arc<StateCache>,
@@ -67,6 +74,9 @@ pub struct CacheView {
     fixed_hashes: Option<BlockHashes>,
     /// What the cache had no place for.
     own: Mutex<HashMap<StateKey, Value>>,
+    /// Storages that were read whole, as far as [`WHOLE_SLOTS`] go: their other slots are zero. The cache cannot know that,
+    /// because it forgets.
+    whole: Mutex<Whole>,
     hashes: Mutex<HashMap<u64, B256>>,
     missing: Mutex<Missing>,
     /// Whether a miss is waited for, and what for that is needed.
@@ -89,6 +99,7 @@ impl CacheView {
             number,
             fixed_hashes,
             own: Mutex::default(),
+            whole: Mutex::default(),
             hashes: Mutex::default(),
             missing: Mutex::default(),
             patient: Mutex::default(),
@@ -115,10 +126,17 @@ impl CacheView {
 
     /// The value of a slot, if it is known.
     pub fn known_slot(&self, address: Address, slot: U256) -> Option<U256> {
-        match self.known(&StateKey::Slot(address, slot))? {
-            Value::Slot(value) => Some(value),
-            Value::Account(_) => None,
+        let key = StateKey::Slot(address, slot);
+        if let Some(Value::Slot(value)) = self.known(&key) {
+            return Some(value);
         }
+        let value = {
+            let whole = lock(&self.whole);
+            let storage = whole.storages.get(&address)?;
+            storage.get(&slot).copied().unwrap_or_default()
+        };
+        self.keep(key, Value::Slot(value));
+        Some(value)
     }
 
     /// A code, if it is known.
@@ -159,7 +177,8 @@ impl CacheView {
         }
     }
 
-    /// Loads, in one read, what `transactions` name themselves: senders, recipients, access lists, authorities.
+    /// Loads, in one read, what `transactions` name themselves: senders, recipients, arguments that may be addresses, access
+    /// lists, authorities.
     ///
     /// # Errors
     /// [`StoreError`] without an answer.
@@ -180,6 +199,8 @@ impl CacheView {
             if let Some(to) = transaction.to() {
                 want(StateKey::Account(to));
             }
+            addresses_in(transaction.envelope.input())
+                .for_each(|address| want(StateKey::Account(address)));
             transaction
                 .authorities()
                 .for_each(|authority| want(StateKey::Account(authority)));
@@ -207,19 +228,15 @@ impl CacheView {
         let mut codes: Vec<B256> = missing.codes.into_iter().collect();
         if !keys.is_empty() {
             self.cache.count_read();
-            let answer = self.client.read(Some(self.block), &keys, &[]).await?;
+            let ahead_bytes = (keys.len() * AHEAD_BYTES_PER_KEY).min(AHEAD_BYTES) as u32;
+            let read = self.client.read_ahead(self.block, &keys, ahead_bytes);
+            let answer = read.await?;
+            self.keep_ahead(answer.ahead);
             for (key, value) in keys.into_iter().zip(answer.values) {
-                let value = match value {
-                    StateValue::Slot(slot) => Value::Slot(slot),
-                    StateValue::Account(account) => Value::Account(account.map(|a| Account {
-                        balance: a.balance,
-                        nonce: a.nonce,
-                        code_hash: a.code_hash.unwrap_or(KECCAK256_EMPTY),
-                    })),
-                };
+                let value = Value::from(value);
                 if let Value::Account(Some(account)) = &value
                     && account.has_code()
-                    && self.cache.code(account.code_hash).is_none()
+                    && !self.cache.has_code(account.code_hash)
                 {
                     codes.push(account.code_hash);
                 }
@@ -233,7 +250,7 @@ impl CacheView {
             let answer = self.client.read(Some(self.block), &[], &codes).await?;
             for (hash, code) in codes.into_iter().zip(answer.codes) {
                 if let Some(code) = code {
-                    self.cache.insert_code(hash, code_of(code));
+                    self.cache.insert_code(hash, code);
                 }
             }
         }
@@ -242,6 +259,34 @@ impl CacheView {
             lock(&self.hashes).insert(number, hash);
         }
         Ok(())
+    }
+
+    /// Keeps what was answered ahead of being asked for, as far as the cache has a place for it.
+    fn keep_ahead(&self, ahead: Vec<Ahead>) {
+        for account in ahead {
+            let key = StateKey::Account(account.address);
+            self.cache
+                .insert(self.block, key, Value::from(account.account));
+            for (slot, value) in &account.slots {
+                let key = StateKey::Slot(account.address, *slot);
+                self.cache.insert(self.block, key, Value::Slot(*value));
+            }
+            let mut whole = lock(&self.whole);
+            if account.whole
+                && whole.slots + account.slots.len() < WHOLE_SLOTS
+                && !whole.storages.contains_key(&account.address)
+            {
+                whole.slots += account.slots.len();
+                let slots = account.slots.into_iter().collect();
+                whole.storages.insert(account.address, slots);
+            }
+            drop(whole);
+            if let Some((hash, code)) = account.code
+                && !self.cache.has_code(hash)
+            {
+                self.cache.insert_code(hash, code);
+            }
+        }
     }
 
     /// As [`Self::load`], from a thread that may block.
@@ -316,6 +361,29 @@ impl CacheView {
         }
         note(&mut lock(&self.missing));
         Err(missed())
+    }
+}
+
+/// The first words of a call's arguments that may be addresses: as numbers neither too large nor too small, nor round.
+fn addresses_in(input: &[u8]) -> impl Iterator<Item = Address> + '_ {
+    let words = input.get(4..).unwrap_or_default().chunks_exact(32);
+    words.take(NAMED_WORDS).filter_map(|word| {
+        let address = word.strip_prefix(&[0; 12])?;
+        let likely = address[0] != 0 && address[19] != 0;
+        likely.then(|| Address::from_slice(address))
+    })
+}
+
+impl From<StateValue> for Value {
+    fn from(value: StateValue) -> Self {
+        match value {
+            StateValue::Slot(slot) => Self::Slot(slot),
+            StateValue::Account(account) => Self::Account(account.map(|a| Account {
+                balance: a.balance,
+                nonce: a.nonce,
+                code_hash: a.code_hash.unwrap_or(KECCAK256_EMPTY),
+            })),
+        }
     }
 }
 

@@ -109,6 +109,6 @@ impl Ahead {
             return Ok(());
         }
         // Who calls what is not known here will read slots that are not known either.
-        seek(&self.ground, &transactions)
+        seek(&self.ground, &transactions, Default::default())
     }
 }

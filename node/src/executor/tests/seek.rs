@@ -1,6 +1,6 @@
 //! Properties of looking ahead.
 
-use super::super::cache::{CacheView, StateCache};
+use super::super::cache::{CacheView, Missing, StateCache};
 use super::super::limits::{SEEK_PROBES, SEEK_READS};
 use super::super::seek::seek;
 use super::super::verify::Ground;
@@ -10,6 +10,7 @@ use crate::store_client::{Options, StoreClient};
 use crate::testing::FakeStore;
 use alloy_primitives::{Address, Bytes, U256};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::runtime::Handle;
 use troika_proto::GenesisAccount;
 
@@ -78,7 +79,8 @@ impl Setup {
             .collect();
         let before = self.store.state().state_reads;
         let ground = self.ground.clone();
-        let seeking = tokio::task::spawn_blocking(move || seek(&ground, &transactions));
+        let seeking =
+            tokio::task::spawn_blocking(move || seek(&ground, &transactions, Missing::default()));
         seeking.await.unwrap()?;
         Ok((self.store.state().state_reads - before) as u64)
     }
@@ -104,6 +106,20 @@ async fn who_knows_all_reads_nothing() {
     let setup = setup(5, 3).await;
     setup.seek(5, 1).await.unwrap();
     assert_eq!(setup.seek(5, 20).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_ahead_is_not_asked_for() {
+    let setup = setup(1, 300).await;
+    setup.store.ahead.store(true, Ordering::Relaxed);
+    // The accounts, and with the contract's its code and all of its storage.
+    assert_eq!(setup.seek(1, 1).await.unwrap(), 1);
+    let known = |n| {
+        let slot = link(user(1).address(), n);
+        setup.ground.view.known_slot(setup.contract, slot)
+    };
+    assert_eq!(known(7), Some(link(user(1).address(), 8)));
+    assert_eq!(known(300), Some(U256::ZERO));
 }
 
 #[tokio::test(flavor = "multi_thread")]

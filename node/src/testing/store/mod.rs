@@ -72,6 +72,8 @@ pub struct FakeStore {
     pub frozen: Arc<AtomicBool>,
     /// Give no accepted shard's diff alone.
     pub no_diffs: Arc<AtomicBool>,
+    /// Answer code and storage of the genesis' accounts ahead, as the store does.
+    pub ahead: Arc<AtomicBool>,
 }
 
 impl FakeStore {
@@ -105,6 +107,7 @@ impl FakeStore {
             down: Arc::default(),
             frozen: Arc::default(),
             no_diffs: Arc::default(),
+            ahead: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

@@ -138,11 +138,36 @@ impl v1::state_server::State for FakeStore {
             code.map(|code| code.original_bytes().into())
                 .unwrap_or_default()
         });
+        let accounts = request.keys.iter().filter(|key| key.slot.is_empty());
+        let wanted =
+            accounts.filter(|_| request.ahead_bytes > 0 && self.ahead.load(Ordering::Relaxed));
+        let ahead = wanted.filter_map(|key| {
+            let address = Address::from_slice(&key.address);
+            let account = state.genesis.accounts.get(&address)?;
+            let slots = account.storage.iter().map(|(slot, value)| v1::SlotValue {
+                slot: hash_bytes((*slot).into()),
+                value: number_bytes(*value),
+            });
+            Some(v1::AccountAhead {
+                address: key.address.clone(),
+                account: Some(v1::StateValue {
+                    exists: true,
+                    balance: number_bytes(account.balance),
+                    nonce: account.nonce,
+                    code_hash: hash_bytes(troika_proto::keccak(&account.code)),
+                    slot: bytes::Bytes::new(),
+                }),
+                code: account.code.clone().into(),
+                slots: slots.collect(),
+                whole: true,
+            })
+        });
         Ok(Response::new(v1::ReadResponse {
             meta: state.meta(),
             block: request.block.clone(),
             values: values.collect(),
             codes: codes.collect(),
+            ahead: ahead.collect(),
         }))
     }
 

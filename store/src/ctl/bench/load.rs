@@ -187,6 +187,7 @@ pub(super) async fn reads(global: &Global, args: LoadArgs) -> Result<Outcome, Ct
                 keys: places.collect(),
                 codes: Vec::new(),
                 linearizable: false,
+                ahead_bytes: 0,
             };
             async move { state_of(channel).read(request).await.map(|_| true) }
         })
