@@ -21,9 +21,11 @@ pub const FEED_KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// Most gateways connected at a time.
 pub const GATEWAYS: usize = 64;
-/// Longest that a gateway may take from connecting to its first word, and between two words of its snapshot: until that is
-/// complete nothing is proposed, so that a gateway which hangs must not count for longer.
-pub const SYNC_SILENCE: Duration = Duration::from_secs(3);
+/// Silence of a gateway after which it may have taken what this executor has not heard of: a few of its signs of life.
+pub const GATEWAY_SILENCE: Duration = Duration::from_secs(1);
+/// Silence of a gateway after which its stream is ended. Until its snapshot is complete nothing is proposed, so that a
+/// gateway which hangs must not count for longer.
+pub const GATEWAY_LOST: Duration = Duration::from_secs(3);
 /// A silent connection is asked for a sign of life this often, and ended without one after as long again.
 pub const PING: Duration = Duration::from_secs(20);
 /// Refusals that wait for a gateway's connection; what exceeds them is dropped, the gateway hears of the next refusal.

@@ -38,6 +38,9 @@ pub const MAX_ADD_BYTES: usize = 4 * 1024 * 1024;
 pub const STREAM_BUFFER: usize = 64;
 /// Changes of the pending set are gathered for this long before they go to the executors.
 pub const FLUSH_EVERY: Duration = Duration::from_millis(2);
+/// An executor's stream on which nothing else was sent carries a sign of life this often: executors take a silence of several
+/// times that for a lost connection.
+pub const ALIVE_EVERY: Duration = Duration::from_millis(200);
 /// First pause before an executor is tried again; doubles up to [`RECONNECT_MAX`].
 pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before an executor is tried again.

@@ -5,8 +5,8 @@
 //! shard it owns, and of all whose keys it is to reserve should it open the next round.
 
 use super::limits::{
-    EXECUTOR_TIMEOUT, FLUSH_EVERY, KEEPALIVE_INTERVAL, MAX_ADD_BYTES, MAX_ADD_TRANSACTIONS,
-    MAX_AGED_KEYS, RECONNECT_MAX, RECONNECT_MIN, STREAM_BUFFER,
+    ALIVE_EVERY, EXECUTOR_TIMEOUT, FLUSH_EVERY, KEEPALIVE_INTERVAL, MAX_ADD_BYTES,
+    MAX_ADD_TRANSACTIONS, MAX_AGED_KEYS, RECONNECT_MAX, RECONNECT_MIN, STREAM_BUFFER,
 };
 use super::mempool::AfterRefusal;
 use super::pool::{Aged, Update};
@@ -232,14 +232,14 @@ async fn pump(
         return Ended::Closed;
     }
     loop {
-        match changes.recv().await {
-            Ok(update) => {
-                if send(gateway, out, shards, &update).await.is_err() {
-                    return Ended::Closed;
-                }
-            }
-            Err(broadcast::error::RecvError::Lagged(_)) => return Ended::Lagged,
-            Err(broadcast::error::RecvError::Closed) => return Ended::Closed,
+        let sent = match timeout(ALIVE_EVERY, changes.recv()).await {
+            Ok(Ok(update)) => send(gateway, out, shards, &update).await,
+            Ok(Err(broadcast::error::RecvError::Lagged(_))) => return Ended::Lagged,
+            Ok(Err(broadcast::error::RecvError::Closed)) => return Ended::Closed,
+            Err(_) => out.send(wire(Wire::Alive(true))).await,
+        };
+        if sent.is_err() {
+            return Ended::Closed;
         }
     }
 }

@@ -7,7 +7,7 @@ mod pending;
 mod recent;
 mod service;
 
-pub use pending::{Pending, Select, StreamId};
+pub use pending::{Heard, Pending, Select, StreamId};
 pub use service::PoolService;
 
 use super::limits::{FOLLOW_WAIT, REFUSALS_BUFFER, SENDER_TRANSACTIONS};

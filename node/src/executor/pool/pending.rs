@@ -3,13 +3,14 @@
 //! Each gateway's set stands for itself, so that its reconnect can replace it. Where two gateways know one sender, the
 //! first by name says where the sender's queue goes, so that one executor never takes it into two shards of one round.
 
-use super::super::limits::RECENT_BYTES;
+use super::super::limits::{GATEWAY_SILENCE, RECENT_BYTES};
 use super::aged::AgedSet;
 use super::recent::Recent;
 use crate::execution::Transaction;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use tokio::time::Instant;
 use troika_proto::{Address, B256, LockKey};
 
 /// Most routes of one sender that lie ahead.
@@ -40,6 +41,20 @@ struct Gateway {
     stream: StreamId,
     connected: bool,
     synced: bool,
+    /// When it last said anything.
+    heard: Instant,
+}
+
+/// How far this executor knows what waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// All that any gateway has.
+    All,
+    /// All but what a gateway has that is silent or away. What is known may be proposed; but not that there is nothing: an
+    /// empty proposal is made sooner than any other, and would win against those who know more.
+    Partly,
+    /// Some gateway has not sent its whole set yet, or none ever has.
+    NotYet,
 }
 
 /// Why a transaction was not taken.
@@ -127,13 +142,14 @@ impl Pending {
     }
 
     /// A gateway's stream begins: what it sent on earlier ones is forgotten.
-    pub fn connect(&mut self, gateway: &Arc<str>, stream: StreamId) {
+    pub fn connect(&mut self, gateway: &Arc<str>, stream: StreamId, now: Instant) {
         self.forget(gateway);
         self.aged.forget(gateway);
         let state = Gateway {
             stream,
             connected: true,
             synced: false,
+            heard: now,
         };
         self.gateways.insert(gateway.clone(), state);
     }
@@ -176,11 +192,30 @@ impl Pending {
         (state.stream == stream).then_some(state)
     }
 
-    /// True if proposals may be made before `seal_after`: every connected gateway has sent its whole set, and at least
-    /// one has.
-    pub fn ready(&self) -> bool {
-        let mut connected = self.gateways.values().filter(|g| g.connected);
-        self.ever_synced && connected.all(|g| g.synced)
+    /// The gateway has said something.
+    pub fn hear(&mut self, gateway: &str, stream: StreamId, now: Instant) {
+        if let Some(state) = self.current(gateway, stream) {
+            state.heard = now;
+        }
+    }
+
+    /// How far it is known now what waits.
+    pub fn heard(&self, now: Instant) -> Heard {
+        let mut connected = self.gateways.values().filter(|g| g.connected).peekable();
+        if !self.ever_synced {
+            return Heard::NotYet;
+        }
+        if connected.peek().is_none() {
+            return Heard::Partly;
+        }
+        connected.fold(Heard::All, |heard, gateway| {
+            let silent = now.saturating_duration_since(gateway.heard) > GATEWAY_SILENCE;
+            match (heard, gateway.synced) {
+                (Heard::NotYet, _) | (_, false) => Heard::NotYet,
+                (_, true) if silent => Heard::Partly,
+                (heard, true) => heard,
+            }
+        })
     }
 
     /// Takes a transaction over. One of the same sender and nonce is replaced.

@@ -3,7 +3,7 @@
 //! Who may send one is taken at its word for the senders of transactions. So behind TLS it takes the role of an executor:
 //! a certificate that allows reading the feed is not enough.
 
-use super::super::limits::{GATEWAY_GRACE, GATEWAYS, ROOM_PAUSE, SYNC_SILENCE};
+use super::super::limits::{GATEWAY_GRACE, GATEWAY_LOST, GATEWAY_SILENCE, GATEWAYS, ROOM_PAUSE};
 use super::aged::Aged;
 use super::pending::{Full, StreamId};
 use super::{Pool, Refused};
@@ -103,14 +103,16 @@ impl v1::pool_server::Pool for PoolService {
         self.admit(&request)?;
         let seat = Seat::take(&self.connected)?;
         let mut updates = request.into_inner();
-        let first = timeout(SYNC_SILENCE, updates.message())
+        let first = timeout(GATEWAY_LOST, updates.message())
             .await
             .map_err(|_| silent())??
             .ok_or_else(|| Status::invalid_argument("update: the stream is empty"))?;
         let gateway = self.hello(first)?;
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = self.pool.register(&gateway, stream);
-        self.pool.pending().connect(&gateway, stream);
+        self.pool
+            .pending()
+            .connect(&gateway, stream, Instant::now());
         self.pool.announce();
         tracing::info!(%gateway, "gateway connected");
         let session = Session {
@@ -187,7 +189,7 @@ impl Session {
                     if !self.pool.pending().is_current(&self.gateway, self.stream) {
                         return Err(replaced());
                     }
-                    if !synced && heard.elapsed() > SYNC_SILENCE {
+                    if heard.elapsed() > GATEWAY_LOST {
                         return Err(silent());
                     }
                     continue;
@@ -199,12 +201,22 @@ impl Session {
             };
             let update = required("update", update.update).map_err(invalid)?;
             synced |= matches!(update, Update::Synced(_));
+            let alive = matches!(update, Update::Alive(_));
+            if alive && !synced {
+                // It would hold proposals back for as long as it likes.
+                let early = "update: a sign of life comes before the set is complete";
+                return Err(Status::invalid_argument(early));
+            }
             if !self.take(update)? {
                 return Err(replaced());
             }
-            self.pool.announce();
-            // Taking it may itself have taken long.
+            // After a silence a sign of life is news, too. Taking it may itself have taken long.
+            let silence = heard.elapsed();
             heard = Instant::now();
+            self.pool.pending().hear(&self.gateway, self.stream, heard);
+            if !alive || silence > GATEWAY_SILENCE {
+                self.pool.announce();
+            }
         }
     }
 
@@ -264,6 +276,7 @@ impl Session {
                     pending.aged.told(&self.gateway, aged);
                 }
                 Update::Synced(_) => pending.synced(&self.gateway, self.stream),
+                Update::Alive(_) => {}
             }
         }
         if synced {
@@ -316,10 +329,8 @@ fn replaced() -> Status {
 }
 
 fn silent() -> Status {
-    let seconds = SYNC_SILENCE.as_secs();
-    Status::deadline_exceeded(format!(
-        "nothing came for {seconds} s (SYNC_SILENCE) before the set was complete"
-    ))
+    let seconds = GATEWAY_LOST.as_secs();
+    Status::deadline_exceeded(format!("nothing came for {seconds} s (GATEWAY_LOST)"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

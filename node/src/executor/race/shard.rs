@@ -4,6 +4,7 @@ use super::super::limits::{
     APPEND_INTERVAL, APPEND_SLICE, CONFLICT_TRIES, PROPOSE_SPREAD, PROPOSE_SPREAD_MAX,
     PROPOSE_SPREAD_PER_TRANSACTION, RETRY_MAX, RETRY_MIN,
 };
+use super::super::pool::Heard;
 use super::super::shared::{Busy, Shared};
 use super::Race;
 use super::work::Work;
@@ -60,9 +61,14 @@ impl Runner {
         loop {
             self.pool.borrow_and_update();
             // Asked before: what a gateway sent until then is in the pool, and thereby in what is appended.
-            let heard_all = self.shared.pool.pending().ready();
+            let heard = self.shared.pool.pending().heard(Instant::now());
             let more = self.append().await;
-            if heard_all && self.is_due(more) {
+            let may_propose = match heard {
+                Heard::All => true,
+                Heard::Partly => self.work.as_ref().is_some_and(|work| work.len() > 0),
+                Heard::NotYet => false,
+            };
+            if may_propose && self.is_due(more) {
                 break;
             }
             if more {

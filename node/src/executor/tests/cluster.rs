@@ -1,6 +1,7 @@
 //! What the tests share: a chain, signed transactions, a gateway's stream.
 
 use super::super::{Executor, ExecutorConfig, ExecutorHandle};
+use crate::gateway::limits::ALIVE_EVERY;
 use crate::store_client;
 use crate::testing::FakeStore;
 use alloy_consensus::{SignableTransaction, TxLegacy};
@@ -10,6 +11,8 @@ use alloy_primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
 use alloy_signer_local::PrivateKeySigner;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -97,10 +100,23 @@ pub async fn executor(name: &str, store: SocketAddr, shards: (u32, u32)) -> Exec
     Executor::start(config).await.unwrap()
 }
 
-/// A gateway's stream to one executor.
+/// A gateway's stream to one executor. Once it is in sync it gives signs of life, unless it is made `mute`.
 pub struct Gateway {
     updates: mpsc::Sender<v1::PendingUpdate>,
     pub replies: Streaming<v1::PendingReply>,
+    pub mute: Arc<AtomicBool>,
+}
+
+async fn give_signs_of_life(updates: mpsc::WeakSender<v1::PendingUpdate>, mute: Arc<AtomicBool>) {
+    while let Some(updates) = updates.upgrade() {
+        if !mute.load(Ordering::Relaxed) {
+            let alive = Some(Update::Alive(true));
+            // The stream's end shows elsewhere.
+            let _ = updates.send(v1::PendingUpdate { update: alive }).await;
+        }
+        drop(updates);
+        tokio::time::sleep(ALIVE_EVERY).await;
+    }
 }
 
 impl Gateway {
@@ -121,9 +137,12 @@ impl Gateway {
             let mut client = PoolClient::connect(format!("http://{to}")).await.unwrap();
             match client.pending(ReceiverStream::new(stream)).await {
                 Ok(replies) => {
+                    let mute = Arc::new(AtomicBool::new(true));
+                    tokio::spawn(give_signs_of_life(updates.downgrade(), mute.clone()));
                     return Self {
                         updates,
                         replies: replies.into_inner(),
+                        mute,
                     };
                 }
                 // It does not know its chain yet.
@@ -155,6 +174,7 @@ impl Gateway {
     /// Ends the snapshot, and waits until the executor has it.
     pub async fn synced(&mut self) {
         self.send(Update::Synced(true)).await;
+        self.mute.store(false, Ordering::Relaxed);
         loop {
             let reply = self.reply().await;
             if matches!(reply, v1::pending_reply::Reply::Synced(true)) {

@@ -1,11 +1,14 @@
 //! Properties of the race.
 
+use super::super::limits::GATEWAY_SILENCE;
+use super::super::pool::{Heard, Pending};
 use super::super::{Executor, ExecutorConfig};
 use super::cluster::{Gateway, Signed, call, cluster, executor, genesis, transfer};
 use crate::store_client::{Options, StoreClient};
 use crate::testing::{FakeStore, State};
 use alloy_primitives::{Address, B256, Bytes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -458,6 +461,64 @@ async fn a_gateway_that_hangs_before_its_set_is_complete_holds_proposals_back_fo
     included(&store, tx.hash).await;
     let end = hung.replies.message().await.unwrap_err();
     assert_eq!(end.code(), tonic::Code::DeadlineExceeded, "{end}");
+}
+
+/// Found by the fault suite: two executors that were cut off from the gateway went on to win with nothing, since nothing is
+/// proposed soonest, and every block was empty though the third knew what waited.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_hear_the_gateway_proposes_what_it_has_and_nothing_empty() {
+    let genesis = genesis(2, 10, 600_000);
+    let (store, _, executors) = cluster(&genesis, 1).await;
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    gateway.synced().await;
+    sealed(&store, 2).await;
+    gateway.mute.store(true, Ordering::Relaxed);
+    sleep(GATEWAY_SILENCE * 2).await;
+    // It stands still: a round is open, and neither shard of it is proposed.
+    let before = store.state().submissions.len();
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(store.state().submissions.len(), before);
+    // Gone at last, and what was handed in before may have been all.
+    let end = gateway.replies.message().await.unwrap_err();
+    assert_eq!(end.code(), tonic::Code::DeadlineExceeded, "{end}");
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(store.state().submissions.len(), before);
+    // Back, with a transaction for one of the shards, and then silent again.
+    let mut gateway = Gateway::connect("g", &genesis, executors[0].addr()).await;
+    let tx = transfer(1, 0, 0xaa);
+    let next = store.state().rounds.keys().last().copied().unwrap() + 1;
+    gateway.add(&[&tx], 0, next).await;
+    gateway.synced().await;
+    assert_eq!(included(&store, tx.hash).await, (next, 0));
+}
+
+#[test]
+fn what_waits_is_known_as_far_as_gateways_are_heard() {
+    let mut pending = Pending::new(1 << 20, 16);
+    let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+    let start = Instant::now();
+    assert_eq!(pending.heard(start), Heard::NotYet);
+    pending.connect(&a, 1, start);
+    assert_eq!(pending.heard(start), Heard::NotYet);
+    pending.synced("a", 1);
+    assert_eq!(pending.heard(start), Heard::All);
+    let later = start + GATEWAY_SILENCE * 2;
+    assert_eq!(pending.heard(later), Heard::Partly);
+    pending.hear("a", 1, later);
+    assert_eq!(pending.heard(later), Heard::All);
+    // A second one, which counts from its connection on.
+    pending.connect(&b, 2, later);
+    assert_eq!(pending.heard(later), Heard::NotYet);
+    pending.synced("b", 2);
+    assert_eq!(pending.heard(later), Heard::All);
+    let latest = later + GATEWAY_SILENCE * 2;
+    pending.hear("b", 2, latest);
+    assert_eq!(pending.heard(latest), Heard::Partly);
+    // Once it is given up, the other one says all that there is; and without any nobody does.
+    pending.disconnect("a", 1);
+    assert_eq!(pending.heard(latest), Heard::All);
+    pending.disconnect("b", 2);
+    assert_eq!(pending.heard(latest), Heard::Partly);
 }
 
 #[tokio::test(flavor = "multi_thread")]
