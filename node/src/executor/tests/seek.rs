@@ -112,8 +112,8 @@ async fn who_knows_all_reads_nothing() {
 async fn what_was_answered_ahead_is_not_asked_for() {
     let setup = setup(1, 300).await;
     setup.store.ahead.store(true, Ordering::Relaxed);
-    // The accounts, and with the contract's its code and all of its storage.
-    assert_eq!(setup.seek(1, 1).await.unwrap(), 1);
+    // The sender, then the contract: with it come its code and all of its storage.
+    assert_eq!(setup.seek(1, 1).await.unwrap(), 2);
     let known = |n| {
         let slot = link(user(1).address(), n);
         setup.ground.view.known_slot(setup.contract, slot)
