@@ -96,7 +96,7 @@ impl StateCache {
                 changes[index].push(part::Change::Slot(*address, *key, *value));
             }
             if let Some(code) = account.code.as_ref().filter(|code| !code.is_empty()) {
-                self.insert_code(troika_proto::keccak(code), code.clone());
+                self.insert_code(troika_proto::keccak(code), code);
             }
         }
         if !fees.is_zero() {
@@ -137,9 +137,9 @@ impl StateCache {
         lock(&self.codes).get(hash).is_some()
     }
 
-    /// Keeps a code.
-    pub fn insert_code(&self, hash: B256, bytes: Bytes) {
-        let analysed = OnceLock::new();
+    /// Keeps a copy of a code: what it came in is the whole message of a read, which would stay with it.
+    pub fn insert_code(&self, hash: B256, code: &[u8]) {
+        let (bytes, analysed) = (Bytes::copy_from_slice(code), OnceLock::new());
         lock(&self.codes).insert(hash, Arc::new(Held { bytes, analysed }));
     }
 

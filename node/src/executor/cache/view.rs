@@ -58,6 +58,7 @@ impl Missing {
     }
 }
 
+/// Storages of which all slots that are not zero are known.
 #[derive(Default)]
 struct Whole {
     storages: HashMap<Address, HashMap<U256, U256>>,
@@ -250,7 +251,7 @@ impl CacheView {
             let answer = self.client.read(Some(self.block), &[], &codes).await?;
             for (hash, code) in codes.into_iter().zip(answer.codes) {
                 if let Some(code) = code {
-                    self.cache.insert_code(hash, code);
+                    self.cache.insert_code(hash, &code);
                 }
             }
         }
@@ -284,7 +285,7 @@ impl CacheView {
             if let Some((hash, code)) = account.code
                 && !self.cache.has_code(hash)
             {
-                self.cache.insert_code(hash, code);
+                self.cache.insert_code(hash, &code);
             }
         }
     }
